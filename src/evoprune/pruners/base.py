@@ -1,0 +1,231 @@
+"""What a method is: a frozen dataclass that knows how many tokens stay, and a pure function that says
+which."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from .. import ops, schedules
+from ..errors import unknown
+from ..ops import Matching
+from ..ops.merging import Order
+
+Positions = Literal["contiguous", "original"]
+Stage = Literal["input", "encoder", "feature", "decoder"]
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A pruning method with its settings: hashable, comparable, and JSON by `to_dict` / `from_dict`.
+
+    Attributes
+    ----------
+    keep
+        Tokens that stay of each image, tile or frame: an int, or a float share in (0, 1].
+    positions
+        Positions of the survivors in the language model: ``"contiguous"`` or their ``"original"`` ones.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    source: ClassVar[str]
+    summary: ClassVar[str]
+
+    keep: int | float
+    _: KW_ONLY
+    positions: Positions = "contiguous"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", schedules.check_keep(self.keep))
+        self._choice("positions", ("contiguous", "original"))
+
+    def count(self, n: int) -> int:
+        """Return how many of `n` tokens `keep` asks for; an int `keep` above `n` raises ValueError."""
+        return schedules.count(self.keep, n)
+
+    def tokens_after(self, n: int) -> int:
+        """Return how many of `n` tokens this method leaves, known from `n` alone."""
+        return self.count(n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"method": name, ...every field}`` as plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Pruner:
+        """Build the pruner that `to_dict` wrote; fields that are left out take their defaults.
+
+        Raises
+        ------
+        ValueError
+            No or an unknown method, an unknown field (each with the nearest name), or a value that the method
+            refuses.
+        """
+        from . import get  # the registry imports the methods, which import this module
+
+        if "method" not in values:
+            raise ValueError(f"{dict(values)} names no method: add for example 'method': 'evoprune'")
+        method = get(values["method"])
+        known = [field.name for field in fields(method)]
+        for key in values:
+            if key != "method" and key not in known:
+                raise ValueError(unknown(f"setting of {method.name}", key, known))
+        if "keep" not in values:
+            raise ValueError(f"{dict(values)} does not say how much to keep: add for example 'keep': 64")
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        del settings["method"]
+        return method(**settings)
+
+    def _choice(self, field: str, options: Sequence[str]) -> None:
+        if getattr(self, field) not in options:
+            raise ValueError(unknown(field, getattr(self, field), options))
+
+    def _number(self, field: str, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+        """Refuse what is no finite number in low..high; store a plain int or float, so that JSON can take
+        it."""
+        value, kind = getattr(self, field), "whole number" if whole else "number"
+        try:
+            plain = json.loads(json.dumps(int(value) if whole and int(value) == value else float(value)))
+        except (TypeError, ValueError, OverflowError):
+            plain = None
+        if isinstance(value, bool | str) or plain is None or (whole and not isinstance(plain, int)):
+            raise ValueError(f"{field}={value!r} is no {kind}: give one in {low:g}..{high:g}")
+        if not (low <= plain <= high and math.isfinite(plain)):
+            raise ValueError(f"{field}={value!r} is outside {low:g}..{high:g}: give a {kind} in that range")
+        object.__setattr__(self, field, plain)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What one merging layer shows of its patch tokens; prefix tokens (CLS) are already taken off.
+
+    Attributes
+    ----------
+    hidden
+        (B, T, C) hidden states after the attention residual.
+    sizes
+        (B, T) float32, patches each token stands for.
+    importance
+        (B, T) float32 attention received, or None where nobody asked.
+    keys
+        (B, T, D) this layer's attention keys, mean over the heads, or None where nobody asked.
+    protected
+        (B, T) bool, True for padding, or None.
+    """
+
+    hidden: Tensor
+    sizes: Tensor
+    importance: Tensor | None = None
+    keys: Tensor | None = None
+    protected: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeatureView:
+    """What leaves the vision tower, before the projector.
+
+    Attributes
+    ----------
+    features
+        (B, N, C) features of the patches.
+    importance
+        (B, N) float32 attention from CLS, or received, or None where nobody asked.
+    """
+
+    features: Tensor
+    importance: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EncoderPruner(Pruner):
+    """Merges tokens inside the vision encoder, after self-attention and before the MLP of chosen layers.
+
+    Attributes
+    ----------
+    schedule
+        How many pairs merge at which layer: a strategy of `schedules.allocate`, or the counts, one a layer.
+    """
+
+    stage: ClassVar[Stage] = "encoder"
+
+    _: KW_ONLY
+    schedule: str | tuple[int, ...] = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.schedule, str):
+            schedules.check_strategy(self.schedule)
+        else:
+            object.__setattr__(self, "schedule", schedules.check_counts(self.schedule))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the adapter has to tap for `match`: a subset of ``{"importance", "keys"}``."""
+        return NOTHING
+
+    @property
+    def order(self) -> Order:
+        """Order of the survivors, for hidden states, positions and source maps alike: ``"raster"`` or
+        ``"tome"``."""
+        return "raster"
+
+    @property
+    def proportional_attention(self) -> bool:
+        """Whether layers after the first merge add log(size) to the logits of the keys."""
+        return False
+
+    def merges(self, tokens: int, layers: int) -> tuple[int, ...]:
+        """Return how many pairs each of `layers` layers merges; ValueError where that is impossible."""
+        return schedules.allocate(tokens, self.tokens_after(tokens), layers, self.schedule)
+
+    def match(self, view: LayerView, merges: int) -> Matching:
+        """Choose `merges` pairs an image."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say which tokens to merge: define match(view, merges)"
+        )
+
+    def merge(self, tokens: Tensor, sizes: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
+        """Merge (B, T, C) tokens and (B, T) sizes by `matching`."""
+        return ops.merge(tokens, sizes, matching, order=self.order)
+
+
+@dataclass(frozen=True)
+class FeaturePruner(Pruner):
+    """Selects among the features that leave the vision tower, before the projector."""
+
+    stage: ClassVar[Stage] = "feature"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the adapter has to tap for `select`: a subset of ``{"importance"}``."""
+        return NOTHING
+
+    def select(self, view: FeatureView, keep: int) -> Tensor:
+        """Return (B, keep) int64, ascending: the features that stay."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep: define select(view, keep)")
+
+
+@dataclass(frozen=True)
+class InputPruner(Pruner):
+    """Shows the encoder a smaller picture."""
+
+    stage: ClassVar[Stage] = "input"
+
+    def grid(self, side: int) -> int:
+        """Return the patches a side that a picture of `side` x `side` patches is resized to."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how small the picture gets: define grid(side)")
+
+
+@dataclass(frozen=True)
+class DecoderPruner(Pruner):
+    """Drops visual tokens inside the language model."""
+
+    stage: ClassVar[Stage] = "decoder"

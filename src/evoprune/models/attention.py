@@ -1,0 +1,117 @@
+"""The attention tap: on the layers that need it, queries and keys are seen on their way to the base backend.
+
+A tapped module gets its own shallow copy of the config, in which the backend's name is ``"evoprune_" + base``; the
+config of the model stays as it is. So nothing is saved with the model, no other layer takes a detour, and a later
+`set_attn_implementation` is noticed by comparing the tower's config with the name that was there at first.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from .state import TowerState
+
+PREFIX = "evoprune_"
+
+
+class Tap:
+    """Mailbox of one attention module.
+
+    Attributes
+    ----------
+    importance
+        (B, T) float32 attention received by each patch token: column mean of the whole matrix, CLS included as
+        query and key, its column dropped (method of arXiv 2603.03681, erratum of equation 2: the column mean).
+    keys
+        (B, T, D) mean over the heads of the patch tokens' keys.
+    """
+
+    def __init__(self, state: TowerState, base: Callable[..., Any]):
+        self.state = state
+        self.base = base
+        self.wants_importance = self.wants_keys = self.wants_feature = self.adds_sizes = False
+        self.importance: Tensor | None = None
+        self.keys: Tensor | None = None
+
+    def look(self, query: Tensor, key: Tensor, scaling: float, bias: Tensor | None) -> None:
+        """Take what the pruners need; query and key are (B, H, T, D), bias (B, T) or None."""
+        prefix = self.state.prefix
+        with torch.no_grad():
+            if self.wants_importance:
+                self.importance = ops.received_attention(query, key, scaling, key_bias=bias)[:, prefix:]
+            if self.wants_keys:
+                self.keys = key.mean(dim=1)[:, prefix:]
+            if self.wants_feature:  # what CLS looks at, or all tokens where there is no CLS
+                rows = query[:, :, :prefix] if prefix else query
+                self.state.run.importance = ops.received_attention(rows, key, scaling, key_bias=bias)[:, prefix:]
+
+    def bias(self, query: Tensor) -> Tensor | None:
+        """Return log sizes as a key bias, float32 (B, T with prefix), None while nothing has merged."""
+        sizes = self.state.run.sizes
+        if not self.adds_sizes or sizes is None:
+            return None
+        return torch.cat((sizes.new_zeros(sizes.shape[0], self.state.prefix), sizes.log()), dim=1)
+
+
+def tapped_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Any:
+    """Attention of the base backend, unchanged, with a look at queries and keys (B, H, T, D)."""
+    tap: Tap = module._evoprune_tap  # type: ignore[assignment]
+    scaling = kwargs.get("scaling")
+    bias = tap.bias(query)
+    if bias is not None:
+        if attention_mask is not None:
+            raise ValueError("proportional_attention cannot be combined with an attention mask in the vision tower")
+        attention_mask = bias[:, None, None, :].to(query.dtype)
+    tap.look(query, key, query.shape[-1] ** -0.5 if scaling is None else float(scaling), bias)
+    return tap.base(module, query, key, value, attention_mask, **kwargs)
+
+
+def install_tap(attention: nn.Module, state: TowerState, stack: ExitStack) -> Tap:
+    """Tap `attention` until `stack` closes; a module that has a tap already shares it."""
+    if "_evoprune_tap" in attention.__dict__:
+        return attention.__dict__["_evoprune_tap"]
+    config: Any = attention.config
+    name = config._attn_implementation or "eager"
+    tap = Tap(state, _base_function(attention, name))
+    own = copy.copy(config)
+    # The plain property would change sub-configs too, which the shallow copy shares with the model.
+    own._attn_implementation_internal = _register(name)
+    attention.config = own
+    attention.__dict__["_evoprune_tap"] = tap
+
+    def undo() -> None:
+        attention.config = config
+        attention.__dict__.pop("_evoprune_tap", None)
+
+    stack.callback(undo)
+    return tap
+
+
+def _register(base: str) -> str:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    name = PREFIX + base
+    AttentionInterface.register(name, tapped_attention)
+    if base in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _base_function(attention: nn.Module, name: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name != "eager":
+        return ALL_ATTENTION_FUNCTIONS[name]
+    # "eager" is in no table: each modeling file has its own.
+    return sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]

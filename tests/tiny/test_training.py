@@ -27,7 +27,7 @@ def test_block_of_a_packed_batch_equals_a_prompt_of_its_own(prompts):
     """The logits of every block equal those of prefix + block alone, in order, at its own positions."""
     torch.manual_seed(0)
     model = build.model(prompts.words, depth=2).eval()
-    trainee = train.Trainee(model).eval()
+    trainee = train.Trainee(model, prompts.words).eval()
     batch = batches.batch(prompts, "train", 0, 0, 2, each=3)
     with torch.no_grad():
         _, logits = trainee(batch, True)
@@ -48,7 +48,7 @@ def test_block_of_a_packed_batch_equals_a_prompt_of_its_own(prompts):
 
 def test_growing_keeps_the_function(prompts):
     torch.manual_seed(0)
-    small = train.Trainee(build.model(prompts.words, depth=3))
+    small = train.Trainee(build.model(prompts.words, depth=3), prompts.words)
     deep = train.grow(small, prompts.words)
     batch = batches.batch(prompts, "train", 0, 0, 3, each=2)
     with torch.no_grad():

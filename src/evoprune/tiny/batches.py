@@ -141,10 +141,11 @@ class Prompts:
     def sequence(
         self, scenes: list[Scene], rng: np.random.Generator, each: int
     ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
-        """Prefix ids and (question ids, answer ids) blocks: at most `each` questions a picture."""
+        """Prefix ids and (question ids, answer ids) blocks: at most `each` questions a prompt."""
         asked: list[tuple[str, str]] = []
+        each = max(1, each // len(scenes))
         for number, s in enumerate(scenes):
-            pool = questions.one_of_each(s, rng)
+            pool = questions.every(s, rng)
             for q in (pool[i] for i in rng.permutation(len(pool))[:each]):
                 text = q.text.replace("colour", "color") if rng.random() < 0.2 else q.text
                 asked.append((text if len(scenes) == 1 else questions.of_picture(text, number), q.answer))
@@ -187,7 +188,7 @@ def assemble(
 
 
 def batch(
-    prompts: Prompts, split: Split, seed: int, first: int, size: int, *, each: int = 8, difficulty: float | None = None
+    prompts: Prompts, split: Split, seed: int, first: int, size: int, *, each: int = 16, difficulty: float | None = None
 ) -> Batch:
     """The batch of scenes `first` to `first + size - 1` of stream `seed`: one, two or three pictures a prompt.
 

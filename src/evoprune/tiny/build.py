@@ -98,6 +98,7 @@ def model(words: Any, depth: int = DEPTH) -> Any:
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
         tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )
     config = LlavaConfig(
         vision_config=vision,
@@ -107,7 +108,19 @@ def model(words: Any, depth: int = DEPTH) -> Any:
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
-    return LlavaForConditionalGeneration(config)
+    network = LlavaForConditionalGeneration(config)
+    for layer in network.model.language_model.layers:
+        _match_queries_and_keys(layer.self_attn)
+    return network
+
+
+def _match_queries_and_keys(attention: Any) -> None:
+    """Begin with equal queries and keys: a word then looks at what resembles it, such as patches of its colour."""
+    import torch
+
+    with torch.no_grad():
+        attention.q_proj.weight.mul_(3)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
 
 
 def save(network: Any, pictures_and_words: Any, folder: Path) -> None:

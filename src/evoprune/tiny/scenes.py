@@ -182,10 +182,7 @@ def scene(
     else:
         whole = Image.fromarray(photograph).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         canvas = np.asarray(whole).astype(np.float32)
-    if difficulty is None:
-        sides = _sides(int(rng.integers(1, MOST_GLYPHS + 1)), rng)
-    else:
-        sides = _easy_sides(difficulty, rng)
+    sides = _sides(int(rng.integers(1, MOST_GLYPHS + 1)), rng) if difficulty is None else _easy_sides(difficulty, rng)
     count = len(sides)
     boxes = _boxes(sides, 1.0 if difficulty is None else difficulty, rng)
     order = rng.permutation(count)

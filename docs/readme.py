@@ -1,0 +1,28 @@
+"""Writes the generated parts of README.md: methods and models from their registries, figures from result files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from measured import block as measured
+
+from evoprune.commands.tables import markdown
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def updated(text: str, name: str, table: str) -> str:
+    """Return `text` with `table` between the markers of block `name`."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"README.md has no block {name!r}: put {begin} and {end} where it belongs")
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    page = README.read_text(encoding="utf-8")
+    for name in ("methods", "models"):
+        page = updated(page, name, markdown(name))
+    page = updated(page, "measured", measured())
+    README.write_text(page, encoding="utf-8")

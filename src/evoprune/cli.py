@@ -1,0 +1,165 @@
+"""The command line: what each command takes. What it does is in ``commands``, imported when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._version import __version__
+from .commands.errors import UserError
+
+app = typer.Typer(
+    name="evoprune",
+    help="Visual-token pruning for multimodal language models, without training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout instead of text.")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn a user's mistake into one sentence and exit code 2; everything else keeps its traceback."""
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"evoprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Visual-token pruning for multimodal language models, without training."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="PNG to write: survivors and what each stands for.")] = Path(
+        "evoprune_demo.png"
+    ),
+    keep: Annotated[str, typer.Option(help="Tokens to keep of each picture: a number, a share or 'all'.")] = "0.25",
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each side; the median counts.")] = 5,
+    json: Json = False,
+) -> None:
+    """Ask the embedded model about a few pictures, with and without EvoPrune.
+
+    Nothing is downloaded: the model, trained by this project on scenes of handwritten digits on photographs, is
+    part of the package. Counts, answers and times are measured in the run that prints them.
+
+    \b
+    Examples:
+      evoprune demo
+      evoprune demo --keep 24 --output survivors.png
+      evoprune demo --json
+    """
+    with _told():
+        from .commands import demo as command
+
+        command.run(output=output, keep=keep, runs=runs, as_json=json)
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(help="Folder of a model, a hub id, or 'tiny' for the embedded one.")],
+    image: Annotated[list[str], typer.Option(help="Picture file; give the option again for more pictures.")],
+    prompt: Annotated[str, typer.Option(help="The question.")],
+    keep: Annotated[str, typer.Option(help="Tokens to keep of each picture: 64, 0.25 or 'all'.")],
+    method: Annotated[str, typer.Option(help="One of `evoprune methods`.")] = "evoprune",
+    schedule: Annotated[
+        str | None, typer.Option(help="How many tokens merge at which layer: skip, mean, last:13, 0,96,0,64, ...")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting of the method.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, float16 or bfloat16.")] = "auto",
+    compare: Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask a model about pictures while visual tokens are pruned.
+
+    \b
+    Examples:
+      evoprune ask tiny --image scene.png --prompt "How many digits are there?" --keep 0.25
+      evoprune ask llava-hf/llava-1.5-7b-hf --image cat.jpg --prompt "What is this?" --keep 64 --compare
+      evoprune ask ./my-llava --image a.jpg --image b.jpg --prompt "What differs?" --keep 64 --schedule last:13
+      evoprune ask tiny --image scene.png --prompt "What digit is red?" --method random --keep 49 --set seed=3
+    """
+    with _told():
+        from .commands import ask as command
+
+        command.run(
+            model,
+            images=image,
+            prompt=prompt,
+            method={"method": method, "keep": keep, "schedule": schedule, "settings": settings or []},
+            max_new_tokens=max_new_tokens,
+            device=device,
+            dtype=dtype,
+            compare=compare,
+            as_json=json,
+        )
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Tell what this machine offers: versions, devices, attention backends, GPU kernels, optional packages.
+
+    \b
+    Examples:
+      evoprune doctor
+      evoprune doctor --json
+    """
+    with _told():
+        from .commands import doctor as command
+
+        command.run(as_json=json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the model families that pruners can be applied to.
+
+    \b
+    Examples:
+      evoprune models
+      evoprune models --json
+    """
+    with _told():
+        from .commands import tables
+
+        tables.models(as_json=json)
+
+
+@app.command()
+def methods(json: Json = False) -> None:
+    """List the pruning methods, where each acts, what it does, and its settings.
+
+    \b
+    Examples:
+      evoprune methods
+      evoprune methods --json
+    """
+    with _told():
+        from .commands import tables
+
+        tables.methods(as_json=json)

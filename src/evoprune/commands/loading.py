@@ -1,0 +1,126 @@
+"""Loads a model by folder, hub id or the name ``tiny``, and says in one sentence why it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..apply import apply
+from ..models import FAMILIES, find
+from ..pruners import Pruner
+from .errors import UserError, first_line, refused
+from .terminal import progress, quiet
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load(
+    name: str, pruners: Sequence[Pruner], device: torch.device, dtype: torch.dtype | str = "auto", shown: bool = False
+) -> tuple[Any, Any]:
+    """Return the model, in eval mode, and its processor.
+
+    The pruners are tried on the model's shapes before any weight is fetched or read.
+
+    Raises
+    ------
+    UserError
+        No model there, no supported tower, or counts that the model cannot give.
+    """
+    quiet(shown)
+    folder = resolve(name)
+    skeleton = _skeleton(name, folder)
+    with refused(ValueError):
+        find(skeleton)
+        apply(skeleton, pruners).remove()
+    # Downloads show the hub's own bars, one a file; two displays at once would garble each other.
+    with progress(shown and Path(folder).is_dir()) as bars:
+        bars.add_task(f"Loading {name}", total=None)
+        processor = _processor(name, folder)
+        return _weights(name, folder, dtype).to(device).eval(), processor
+
+
+def resolve(name: str) -> str:
+    """Return the folder or hub id that `name` means.
+
+    Raises
+    ------
+    UserError
+        A folder without a model, or neither a folder nor a possible hub id.
+    """
+    from ..tiny import folder as embedded
+
+    path = embedded() if name == "tiny" else Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} is no model: it has no config.json, give a folder that save_pretrained wrote")
+        return str(path)
+    if path.exists():
+        raise UserError(f"{path} is a file: give the folder of a model, or a hub id such as {FAMILIES[0].examples[0]}")
+    if name == "tiny":
+        raise UserError(f"the embedded model is missing at {path}: install evoprune again")
+    if name.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(name):
+        raise UserError(f"{name} does not exist: give the folder of a model, or a hub id")
+    return name
+
+
+def _skeleton(name: str, folder: str) -> Any:
+    """The model without weights, on the meta device."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_missing(name, folder, error)) from error
+    with refused(ValueError):
+        if config.model_type not in {kind for family in FAMILIES for kind in family.model_types}:
+            find(_Named(config))
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+class _Named(torch.nn.Module):
+    """Nothing but a config, for the library's own sentence about models that it does not know."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+
+def _missing(name: str, folder: str, error: Exception) -> str:
+    if Path(folder).is_dir():
+        return f"{folder} is no model that transformers can load ({first_line(error)}): check its config.json"
+    return (
+        f"{name!r} is no folder here, and the Hugging Face hub did not give it ({first_line(error)}): check the "
+        "spelling, the network and, for a gated model, your login"
+    )
+
+
+def _processor(name: str, folder: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        # The embedded model's pictures are prepared by PIL: the same numbers with and without torchvision.
+        return AutoProcessor.from_pretrained(folder, **({"backend": "pil"} if name == "tiny" else {}))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"{name} has no processor that can be loaded ({first_line(error)}): save one beside the model with "
+            "processor.save_pretrained"
+        ) from error
+
+
+def _weights(name: str, folder: str, dtype: torch.dtype | str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    if name == "tiny" and dtype == "auto":
+        dtype = torch.float32  # stored in float16 to be small, meant to run in float32
+    try:
+        return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the weights of {name} cannot be loaded ({first_line(error)}): fetch or save them again"
+        ) from error

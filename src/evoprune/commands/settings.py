@@ -1,0 +1,76 @@
+"""A pruner from what stands on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..pruners import Pruner, get
+from .errors import UserError, refused
+
+
+def parse_keep(text: str) -> int | float:
+    """Return ``"12"`` as 12 tokens, ``"0.25"`` as a share, ``"all"`` as 1.0.
+
+    Raises
+    ------
+    UserError
+        `text` is none of these.
+    """
+    if text.strip().lower() == "all":
+        return 1.0
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise UserError(f"--keep {text!r} is no number: give tokens such as 64, a share in (0, 1] such as 0.25, or 'all'")
+
+
+def make_pruner(method: str, keep: str, schedule: str | None = None, settings: Sequence[str] = ()) -> Pruner:
+    """Build the pruner, and refuse in one sentence what it refuses.
+
+    Parameters
+    ----------
+    settings
+        ``name=value`` each; a value that is JSON (a number, true, null, a list) is read as such, any other as text.
+
+    Raises
+    ------
+    UserError
+        Unknown method, setting or schedule (with the nearest name), or a value out of range.
+    """
+    with refused(ValueError, TypeError):
+        known = [field.name for field in fields(get(method))]
+        values: dict[str, Any] = {"method": method, "keep": parse_keep(keep)}
+        values |= _given(settings, values)
+        if schedule is not None:
+            if "schedule" not in known:
+                raise UserError(f"method {method!r} merges nothing inside the encoder: leave --schedule out")
+            values["schedule"] = _schedule(schedule)
+        return Pruner.from_dict(values)
+
+
+def _given(settings: Sequence[str], taken: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise UserError(f"--set {setting!r} is no setting: write name=value, for example --set positions=original")
+        if name in taken:
+            raise UserError(f"--set {setting!r} is given by --{name} already: leave it out")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return values
+
+
+def _schedule(text: str) -> str | tuple[int, ...]:
+    parts = text.strip().strip("[]()").replace(" ", ",").split(",")
+    counts = [part for part in parts if part]
+    if counts and all(part.lstrip("-").isdecimal() for part in counts):
+        return tuple(int(part) for part in counts)
+    return text

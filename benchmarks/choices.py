@@ -1,0 +1,187 @@
+"""Measure the defaults on the embedded benchmark and write ``docs/choices.md``.
+
+    python benchmarks/choices.py run                  # every cell, resumable; --part 1/2 and --part 2/2 share the work
+    python benchmarks/choices.py report               # results/choices.json and docs/choices.md from the finished cells
+
+Settings are compared on the dev split only. The test split is read once, by the final table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.progress import track
+
+import evoprune
+from evoprune import tiny
+from evoprune.bench import manifest
+from evoprune.pruners import Pruner
+from evoprune.tiny import benchmark, packed
+from evoprune.tiny.pixels import Split
+
+HERE = Path(__file__).parent
+KEEPS = (49, 25, 12)  # of 196 tokens: 1/4, 1/8, 1/16
+# Where the search begins: the paper's values and, where it gives none, the project's reading of it.
+START: dict[str, Any] = {
+    "method": "evoprune",
+    "positions": "contiguous",
+    "schedule": "skip",
+    "critical_ratio": 0.25,
+    "neighbors": 5,
+    "bandwidth": None,
+    "diversity": 1.0,
+    "similarity": "cosine",
+    "partition": "mergeable",
+    "order": "raster",
+    "weights": "size",
+    "features": "hidden",
+    "proportional_attention": False,
+    "attention": True,
+}
+VARIATIONS: dict[str, list[dict[str, Any]]] = {
+    "Neighbours K": [{"neighbors": k} for k in (1, 3, 10, 20)],
+    "Diversity lambda_d": [{"diversity": d} for d in (0.0, 0.5, 2.0, 4.0)],
+    "Bandwidth tau": [{"bandwidth": t} for t in (0.3, 0.6, 1.0)],
+    "Critical ratio CTR": [{"critical_ratio": c} for c in (0.0, 0.1, 0.4, 0.5)],
+    "Partition": [{"partition": "index"}],
+    "Order": [{"order": "tome"}],
+    "Merged value": [{"weights": "equal"}],
+    "Proportional attention": [{"proportional_attention": True}],
+    "Similarity": [{"similarity": "sigmoid"}, {"similarity": "softmax"}],
+    "Features": [{"features": "keys"}],
+    "Positions": [{"positions": "original"}],
+    "Schedule": [
+        {"schedule": s} for s in ("skip:0", "mean", "first:6", "last:6", "last:4", "increasing:1.0", "decreasing:1.0")
+    ],
+    "Ablation (Table 3)": [
+        {"attention": False},
+        {"diversity": 0.0},
+        {"attention": False, "diversity": 0.0},
+    ],
+    "ToMe's scores": [
+        {
+            "features": "keys",
+            "attention": False,
+            "diversity": 0.0,
+            "proportional_attention": True,
+            "order": "tome",
+        }
+    ],
+}
+SEEDS = (0, 1, 2)
+BASELINES: dict[str, list[dict[str, Any]]] = {
+    "random": [{"method": "random", "seed": s} for s in SEEDS],
+    "random, original positions": [{"method": "random", "seed": s, "positions": "original"} for s in SEEDS],
+    "grid": [{"method": "grid"}],
+    "grid, original positions": [{"method": "grid", "positions": "original"}],
+    "downsample": [{"method": "downsample"}],
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the benchmark: a split and a pruner's settings, None for the unpruned model."""
+
+    split: Split
+    settings: dict[str, Any] | None
+
+    @property
+    def key(self) -> str:
+        """Name of the cell, stable over runs."""
+        return json.dumps([self.split, self.settings], sort_keys=True)
+
+
+def settings_of(changes: dict[str, Any], keep: int) -> dict[str, Any]:
+    """The full settings of a variation of START, or of a baseline."""
+    return ({} if "method" in changes else START) | changes | {"keep": keep}
+
+
+def chosen() -> dict[str, Any]:
+    """The library's defaults as they are now."""
+    return evoprune.EvoPrune(1).to_dict()
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell, each once."""
+    groups = [[{}], *VARIATIONS.values(), *BASELINES.values(), [chosen()]]
+    seen = set()
+    for split in ("dev", "test"):
+        yield Cell(split, None)  # type: ignore[arg-type]
+        # The test split sees what the final table shows, not the search.
+        shown = groups if split == "dev" else [*BASELINES.values(), [chosen()], [{}]]
+        for group in shown:
+            for changes in group:
+                for keep in KEEPS:
+                    cell = Cell(split, settings_of(changes, keep))  # type: ignore[arg-type]
+                    if cell.key not in seen:
+                        seen.add(cell.key)
+                        yield cell
+
+
+def measure(model: Any, processor: Any, cell: Cell) -> dict[str, Any]:
+    """Run one cell; which answers are right, as a hexadecimal bit string, and the true token counts."""
+    if cell.settings is None:
+        result, tokens, flops = packed.run(model, processor, cell.split), None, None
+    else:
+        with evoprune.apply(model, Pruner.from_dict(cell.settings)) as handle:
+            result = packed.run(model, processor, cell.split, handle=handle)
+            tokens, flops = handle.stats.visual_tokens[0], handle.stats.flops
+    bits = np.packbits(result.right).tobytes().hex()
+    return {"split": cell.split, "settings": cell.settings, "tokens": tokens, "flops": flops, "right": bits}
+
+
+app = typer.Typer(help=__doc__, add_completion=False)
+Folder = Annotated[Path, typer.Option(help="Folder of finished cells.")]
+
+
+@app.command()
+def run(
+    folder: Folder = Path("runs/choices"),
+    part: Annotated[str, typer.Option(help="k/n: every n-th cell.")] = "1/1",
+) -> None:
+    """Measure the cells that are not finished yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number, parts = (int(word) for word in part.split("/"))
+    torch.set_num_threads(1)
+    model, processor = tiny.load()
+    done = {json.dumps([c["split"], c["settings"]], sort_keys=True) for c in finished(folder)}
+    todo = [cell for i, cell in enumerate(cells()) if i % parts == number - 1 and cell.key not in done]
+    with (folder / f"cells-{number}-of-{parts}.jsonl").open("a") as out:
+        for cell in track(todo, description="cells"):
+            out.write(json.dumps(measure(model, processor, cell)) + "\n")
+            out.flush()
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """The finished cells of a folder; a line that a kill cut short is left out."""
+    rows = []
+    for path in sorted(folder.glob("cells-*.jsonl")):
+        for line in path.read_text().splitlines():
+            if line.endswith("}"):
+                rows.append(json.loads(line))
+    return rows
+
+
+@app.command()
+def report(folder: Folder = Path("runs/choices")) -> None:
+    """Write results/choices.json from the finished cells, and docs/choices.md from that file."""
+    import choices_report
+
+    facts = manifest(model=tiny.folder().name, scenes=benchmark.SCENES, seed=benchmark.SEED, resamples=4000)
+    results = HERE / "results" / "choices.json"
+    results.write_text(
+        json.dumps({"manifest": facts, "start": START, "chosen": chosen(), "cells": finished(folder)}) + "\n"
+    )
+    page = choices_report.page(json.loads(results.read_text()))
+    (HERE.parent / "docs" / "choices.md").write_text(page)
+
+
+if __name__ == "__main__":
+    app()

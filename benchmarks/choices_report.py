@@ -1,0 +1,190 @@
+"""The page docs/choices.md, from results/choices.json alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from choices import BASELINES, KEEPS, SEEDS, START, VARIATIONS, settings_of
+from evoprune.tiny import benchmark
+from evoprune.tiny.benchmark import Comparison
+
+SHARES = ("1/4", "1/8", "1/16")
+
+
+class Results:
+    """Right answers of every cell, by split and settings."""
+
+    def __init__(self, cells: list[dict[str, Any]]) -> None:
+        self.examples = {split: benchmark.examples(split) for split in ("dev", "test")}  # type: ignore[arg-type]
+        self.cells = {self._key(c["split"], c["settings"]): c for c in cells}
+
+    @staticmethod
+    def _key(split: str, settings: dict[str, Any] | None) -> str:
+        return json.dumps([split, settings], sort_keys=True)
+
+    def cell(self, split: str, settings: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The finished cell, None where it was not measured."""
+        return self.cells.get(self._key(split, settings))
+
+    def right(self, split: str, settings: dict[str, Any] | None) -> np.ndarray | None:
+        """float (n,): 1 where the answer is right; None where the cell was not measured."""
+        cell = self.cell(split, settings)
+        if cell is None:
+            return None
+        bits = np.frombuffer(bytes.fromhex(cell["right"]), dtype=np.uint8)
+        return np.unpackbits(bits)[: len(self.examples[split])].astype(float)
+
+    def mean(self, split: str, group: list[dict[str, Any]], keep: int) -> np.ndarray | None:
+        """The mean over a group's members (seeds) at one budget."""
+        parts = [self.right(split, settings_of(changes, keep)) for changes in group]
+        return None if any(part is None for part in parts) else np.mean(parts, axis=0)  # type: ignore[arg-type]
+
+    def compare(self, split: str, mine: np.ndarray, theirs: np.ndarray, relative: bool) -> Comparison:
+        """Paired interval over scenes."""
+        scenes = np.array([e.scene for e in self.examples[split]])
+        return benchmark.paired(mine, theirs, scenes, relative=relative)
+
+
+def _words(changes: dict[str, Any]) -> str:
+    return ", ".join(f"`{k}={v!r}`" for k, v in changes.items() if k != "method") or "as it begins"
+
+
+def _accuracies(results: Results, split: str, group: list[dict[str, Any]]) -> list[str]:
+    parts = [results.mean(split, group, keep) for keep in KEEPS]
+    return ["not measured" if part is None else f"{part.mean():.3f}" for part in parts]
+
+
+def _pooled(results: Results, split: str, group: list[dict[str, Any]]) -> np.ndarray | None:
+    parts = [results.mean(split, group, keep) for keep in KEEPS]
+    return None if any(part is None for part in parts) else np.mean(parts, axis=0)  # type: ignore[arg-type]
+
+
+def _verdict(gap: Comparison) -> str:
+    if gap.low > 0:
+        return "better"
+    return "worse" if gap.high < 0 else "inside the interval"
+
+
+def search(results: Results) -> list[str]:
+    """One table a choice: accuracy at three budgets and the paired gap to START, averaged over the budgets."""
+    base = _pooled(results, "dev", [{}])
+    if base is None:
+        return ["The starting point is not measured."]
+    lines = []
+    for title, variations in VARIATIONS.items():
+        lines += [
+            f"### {title}",
+            "",
+            f"| setting | {' | '.join(SHARES)} | gap to the start | verdict |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines.append(f"| start | {' | '.join(_accuracies(results, 'dev', [{}]))} | | |")
+        for changes in variations:
+            mine = _pooled(results, "dev", [changes])
+            gap = None if mine is None else results.compare("dev", mine, base, relative=False)
+            told = (
+                "not measured | "
+                if gap is None
+                else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] | {_verdict(gap)}"
+            )
+            lines.append(f"| {_words(changes)} | {' | '.join(_accuracies(results, 'dev', [changes]))} | {told} |")
+        lines.append("")
+    return lines
+
+
+def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
+    """The chosen defaults beside the sanity baselines: accuracy and relative accuracy with intervals."""
+    full = results.right(split, None)
+    if full is None:
+        return ["not measured"]
+    groups = {"EvoPrune, chosen defaults": [chosen], "EvoPrune, starting point": [{}], **BASELINES}
+    lines = [
+        f"Unpruned: {full.mean():.3f} over {len(full)} questions.",
+        "",
+        "| method | kept | tokens | accuracy | relative accuracy | chosen EvoPrune ahead by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for keep, share in zip(KEEPS, SHARES, strict=True):
+        reference = results.mean(split, [chosen], keep)
+        for name, group in groups.items():
+            mine = results.mean(split, group, keep)
+            cell = results.cell(split, settings_of(group[0], keep))
+            if mine is None or cell is None:
+                lines.append(f"| {name} | {share} | | not measured | | |")
+                continue
+            label = f"{name} (mean of {len(SEEDS)} seeds)" if len(group) > 1 else name
+            ahead = ""
+            if reference is not None and name != "EvoPrune, chosen defaults":
+                gap = results.compare(split, reference, mine, relative=False)
+                ahead = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            relative = results.compare(split, mine, full, relative=True)
+            lines.append(f"| {label} | {share} | {cell['tokens']} | {mine.mean():.3f} | {relative} | {ahead} |")
+    return lines
+
+
+def kinds(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
+    """Accuracy per kind of question."""
+    names = np.array([e.kind for e in results.examples[split]])
+    columns: dict[str, Callable[[], np.ndarray | None]] = {
+        "unpruned": lambda: results.right(split, None),
+        **{f"EvoPrune {s}": (lambda k=k: results.mean(split, [chosen], k)) for k, s in zip(KEEPS, SHARES, strict=True)},
+        **{
+            f"random {s}": (lambda k=k: results.mean(split, BASELINES["random"], k))
+            for k, s in zip(KEEPS, SHARES, strict=True)
+        },
+    }
+    found = {name: get() for name, get in columns.items()}
+    lines = [f"| kind | questions | {' | '.join(found)} |", "|---" * (len(found) + 2) + "|"]
+    for kind in benchmark.questions.KINDS:
+        here = names == kind
+        cells = ["not measured" if part is None else f"{part[here].mean():.3f}" for part in found.values()]
+        lines.append(f"| {kind} | {here.sum()} | {' | '.join(cells)} |")
+    return lines
+
+
+def page(data: dict[str, Any]) -> str:
+    """The whole page."""
+    results, chosen, made = Results(data["cells"]), data["chosen"], data["manifest"]
+    changed = {k: v for k, v in chosen.items() if k not in ("method", "keep") and v != START.get(k)}
+    decided = (
+        f"The defaults differ from the starting point in {_words(changed)}."
+        if changed
+        else "The defaults are the starting point: no setting was changed."
+    )
+    lines = [
+        "# The defaults, decided by measurement",
+        "",
+        "Generated by `benchmarks/choices.py` from `benchmarks/results/choices.json`; do not edit by hand.",
+        "",
+        f"Embedded model, {len(results.examples['dev'])} dev questions about {benchmark.SCENES} scenes; 196 visual"
+        f" tokens cut to {', '.join(str(k) for k in KEEPS)}. float32 on {made['device']}, torch"
+        f" {made['packages']['torch']}, transformers {made['packages']['transformers']}, commit"
+        f" {str(made['commit'])[:12]}. Intervals are 95 % paired bootstraps that resample scenes. The gap is that of"
+        " the accuracy averaged over the three budgets, in shares of all questions.",
+        "",
+        "A setting becomes a default where it is ahead of the starting point beyond the interval; among several of one"
+        " kind, the best. " + decided,
+        "",
+        "## The search (dev)",
+        "",
+        *search(results),
+        "## Beside the sanity baselines (dev)",
+        "",
+        *standing(results, "dev", chosen),
+        "",
+        "## The final table (test)",
+        "",
+        "The test split was read for this table only.",
+        "",
+        *standing(results, "test", chosen),
+        "",
+        "## By kind of question (test)",
+        "",
+        *kinds(results, "test", chosen),
+        "",
+    ]
+    return "\n".join(lines)

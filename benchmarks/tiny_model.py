@@ -1,0 +1,80 @@
+"""What the embedded model can do: test accuracy, the floor without a picture, and how it bears random dropping.
+
+    python benchmarks/tiny_model.py
+
+Answers come through the processor and ``generate``, as a user's would. Writes benchmarks/results/tiny_model.json.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+import evoprune
+from evoprune import tiny
+from evoprune.bench import manifest
+from evoprune.tiny import benchmark
+
+RESULTS = Path(__file__).parent / "results" / "tiny_model.json"
+SEEDS = (0, 1, 2)
+
+
+def runs() -> dict[str, dict[str, Any] | None]:
+    """Name of each run and its pruner's settings."""
+    half = {
+        f"random half, seed {seed}, {positions} positions": {"keep": 0.5, "seed": seed, "positions": positions}
+        for positions in ("contiguous", "original")
+        for seed in SEEDS
+    }
+    return {"full": None, "blind": None, **half}
+
+
+def main(
+    scenes: Annotated[int, typer.Option(help="Scenes of the test split.")] = benchmark.SCENES,
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULTS,
+) -> None:
+    """Run the test split once for every run and write accuracies with intervals."""
+    torch.set_num_threads(1)
+    model, processor = tiny.load()
+    found: dict[str, Any] = {}
+    reference = None
+    with Progress(console=Console(stderr=True)) as progress:
+        total = len(benchmark.examples("test", scenes))
+        for name, settings in runs().items():
+            task = progress.add_task(name, total=total)
+            with ExitStack() as stack:
+                if settings is not None:
+                    stack.enter_context(evoprune.apply(model, evoprune.Random(**settings)))
+                result = benchmark.run(
+                    model,
+                    processor,
+                    "test",
+                    scenes=scenes,
+                    blind=name == "blind",
+                    advance=lambda done, task=task: progress.update(task, completed=done),  # type: ignore[misc]
+                )
+            reference = reference or result
+            relative = benchmark.compare(result, reference)
+            found[name] = {
+                "accuracy": result.accuracy,
+                "relative": [relative.value, relative.low, relative.high],
+                "by_kind": result.by_kind(),
+            }
+    parameters = sum(p.numel() for p in model.parameters())
+    weights = (tiny.folder() / "model.safetensors").stat().st_size
+    facts = manifest(scenes=scenes, questions=total, seed=benchmark.SEED, dtype="float32")
+    data = {"manifest": facts, "parameters": parameters, "weight_bytes": weights, "runs": found}
+    output.write_text(json.dumps(data, indent=1) + "\n")
+    for name, row in found.items():
+        print(f"{name}: accuracy {row['accuracy']:.3f}, relative {row['relative'][0]:.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

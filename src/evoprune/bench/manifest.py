@@ -1,0 +1,62 @@
+"""What a result was made with, so that it can be made again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "transformers", "numpy", "pillow", "triton")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    """Answer of git about the source tree this module lies in, None where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def manifest(**facts: Any) -> dict[str, Any]:
+    """Versions, device, commit and time of this run, with the caller's own `facts` (seeds, dtype, settings).
+
+    Returns
+    -------
+    dict
+        JSON values only. ``changed`` tells whether the source tree differed from the commit.
+    """
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", "src")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": None if status is None else bool(status),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **facts,
+    }

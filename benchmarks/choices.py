@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,19 +111,20 @@ def chosen() -> dict[str, Any]:
 
 def cells() -> Iterator[Cell]:
     """Every cell, each once."""
-    groups = [[{}], *VARIATIONS.values(), *BASELINES.values(), [chosen()]]
+    groups: list[list[dict[str, Any]]] = [[{}], *VARIATIONS.values(), *BASELINES.values(), [chosen()]]
+    shown: dict[Split, list[list[dict[str, Any]]]] = {
+        "dev": groups,
+        "test": [*BASELINES.values(), [chosen()], [{}]],  # what the final table shows, not the search
+    }
     seen = set()
-    for split in ("dev", "test"):
-        yield Cell(split, None)  # type: ignore[arg-type]
-        # The test split sees what the final table shows, not the search.
-        shown = groups if split == "dev" else [*BASELINES.values(), [chosen()], [{}]]
-        for group in shown:
-            for changes in group:
-                for keep in KEEPS:
-                    cell = Cell(split, settings_of(changes, keep))  # type: ignore[arg-type]
-                    if cell.key not in seen:
-                        seen.add(cell.key)
-                        yield cell
+    for split, tables in shown.items():
+        yield Cell(split, None)
+        for changes in chain.from_iterable(tables):
+            for keep in KEEPS:
+                cell = Cell(split, settings_of(changes, keep))
+                if cell.key not in seen:
+                    seen.add(cell.key)
+                    yield cell
 
 
 def measure(model: Any, processor: Any, cell: Cell) -> dict[str, Any]:

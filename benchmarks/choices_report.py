@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,11 @@ def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     full = results.right(split, None)
     if full is None:
         return ["not measured"]
-    groups = {"EvoPrune, chosen defaults": [chosen], "EvoPrune, starting point": [{}], **BASELINES}
+    groups: dict[str, list[dict[str, Any]]] = {
+        "EvoPrune, chosen defaults": [chosen],
+        "EvoPrune, starting point": [{}],
+        **BASELINES,
+    }
     lines = [
         f"Unpruned: {full.mean():.3f} over {len(full)} questions.",
         "",
@@ -129,15 +132,10 @@ def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
 def kinds(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     """Accuracy per kind of question."""
     names = np.array([e.kind for e in results.examples[split]])
-    columns: dict[str, Callable[[], np.ndarray | None]] = {
-        "unpruned": lambda: results.right(split, None),
-        **{f"EvoPrune {s}": (lambda k=k: results.mean(split, [chosen], k)) for k, s in zip(KEEPS, SHARES, strict=True)},
-        **{
-            f"random {s}": (lambda k=k: results.mean(split, BASELINES["random"], k))
-            for k, s in zip(KEEPS, SHARES, strict=True)
-        },
-    }
-    found = {name: get() for name, get in columns.items()}
+    found = {"unpruned": results.right(split, None)}
+    for title, group in (("EvoPrune", [chosen]), ("random", BASELINES["random"])):
+        for keep, share in zip(KEEPS, SHARES, strict=True):
+            found[f"{title} {share}"] = results.mean(split, group, keep)
     lines = [f"| kind | questions | {' | '.join(found)} |", "|---" * (len(found) + 2) + "|"]
     for kind in benchmark.questions.KINDS:
         here = names == kind

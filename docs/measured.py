@@ -34,9 +34,10 @@ def _model(data: dict[str, Any]) -> list[str]:
 
     return [
         f"**The embedded model** ({data['parameters'] / 1e6:.2f} M parameters, {data['weight_bytes'] / 1e6:.1f} MB;"
-        f" {data['manifest']['questions']} test questions): accuracy {runs['full']['accuracy']:.3f}; without the picture"
-        f" {runs['blind']['accuracy']:.3f}. Dropping a random half of the tokens after the encoder leaves {half('contiguous')} of"
-        f" the accuracy with contiguous positions and {half('original')} with original ones (mean of 3 seeds).",
+        f" {data['manifest']['questions']} test questions): accuracy {runs['full']['accuracy']:.3f}; without the"
+        f" picture {runs['blind']['accuracy']:.3f}. Dropping a random half of the tokens after the encoder leaves"
+        f" {half('contiguous')} of the accuracy with contiguous positions and {half('original')} with original ones"
+        " (mean of 3 seeds).",
     ]
 
 
@@ -65,7 +66,8 @@ def _tower(data: dict[str, Any]) -> list[str]:
         "",
         *rows,
         "",
-        f"FLOPs that torch counts are {pruned['counted_to_predicted']:.4f} of the prediction. {_made(data['manifest'])}.",
+        f"FLOPs that torch counts are {pruned['counted_to_predicted']:.4f} of the prediction."
+        f" {_made(data['manifest'])}.",
     ]
 
 

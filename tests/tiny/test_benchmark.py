@@ -32,7 +32,8 @@ def literal_intervals(mine, theirs, scenes, relative, rng, resamples=1500):
     numbers = sorted(set(scenes))
     values = []
     for _ in range(resamples):
-        rows = np.concatenate([np.flatnonzero(scenes == numbers[i]) for i in rng.integers(0, len(numbers), len(numbers))])
+        drawn = rng.integers(0, len(numbers), len(numbers))
+        rows = np.concatenate([np.flatnonzero(scenes == numbers[i]) for i in drawn])
         a, b = mine[rows].mean(), theirs[rows].mean()
         values.append(a / b if relative else a - b)
     return np.quantile(values, [0.025, 0.975])

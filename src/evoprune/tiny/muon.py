@@ -54,12 +54,13 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for shape, members in shapes.items():
-                moving = []
-                for parameter in members:
-                    state = self.state[parameter]
-                    buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
-                    buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                    moving.append(torch.lerp(parameter.grad, buffer, group["momentum"]))
+                moving = [self._momentum(parameter, group["momentum"]) for parameter in members]
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
                 for parameter, update in zip(members, orthogonalise(torch.stack(moving)), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        gradient: Tensor = parameter.grad  # type: ignore[assignment]
+        buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        buffer.lerp_(gradient, 1 - momentum)
+        return torch.lerp(gradient, buffer, momentum)

@@ -169,7 +169,8 @@ def grow(trainee: Trainee, words: Any) -> Trainee:
 
 def optimizers(trainee: Trainee, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer layers, AdamW for everything else."""
-    inside, outside = [], []
+    inside: list[nn.Parameter] = []
+    outside: list[nn.Parameter] = []
     for name, parameter in trainee.named_parameters():
         (inside if ".layers." in name and parameter.ndim == 2 else outside).append(parameter)
     return [

@@ -116,6 +116,15 @@ def test_no_picture_and_broken_picture(model: Path, tmp_path: Path, monkeypatch:
     refused(ask(model, file), "limit of 40 pixels")
 
 
+def test_names_that_no_file_system_takes(model: Path, picture: Path, tmp_path: Path) -> None:
+    long = "a" * 300
+    refused(ask(model, tmp_path / long), "does not exist")
+    refused(ask(long, picture), "hub")
+    refused(ask("~nobody-of-that-name/model", picture), "does not exist")
+    refused(call("demo", "--output", tmp_path / f"{long}.png"), "cannot be written")
+    refused(call("demo", "--output", tmp_path / long / "demo.png"), "does not exist")
+
+
 def test_keep_all_gives_the_unpruned_answer(model: Path, picture: Path) -> None:
     found = json.loads(ask(model, picture, "--json", "--compare", keep="all").stdout)
     assert found["method"]["keep"] == 1.0
@@ -194,6 +203,7 @@ def test_wrong_keep(model: Path, picture: Path, keep: object, words: list[str]) 
         (["--prompt", "an <image> inside"], ["<image>"]),
         (["--device", "cuda:99"], ["--device 'cuda:99'"]),
         (["--device", "toaster"], ["--device 'toaster'"]),
+        (["--device", "hpu"], ["--device 'hpu'"]),
         (["--dtype", "int3"], ["--dtype 'int3'", "float32"]),
     ],
 )

@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of the three
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any of the three
         raise UserError(f"--device {name!r} is not there ({first_line(error, 80)}): try auto or cpu") from error
     if device.type == "meta":
         raise UserError("--device 'meta' cannot compute: try auto or cpu")

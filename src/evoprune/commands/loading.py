@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def load(
         find(skeleton)
         apply(skeleton, pruners).remove()
     # Downloads show the hub's own bars, one a file; two displays at once would garble each other.
-    with progress(shown and Path(folder).is_dir()) as bars:
+    with progress(shown and os.path.isdir(folder)) as bars:
         bars.add_task(f"Loading {name}", total=None)
         processor = _processor(name, folder)
         return _weights(name, folder, dtype).to(device).eval(), processor
@@ -53,12 +54,13 @@ def resolve(name: str) -> str:
     """
     from ..tiny import folder as embedded
 
-    path = embedded() if name == "tiny" else Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    path = embedded() if name == "tiny" else Path(os.path.expanduser(name))
+    # os.path, as a name that no file system takes (too long, an unknown ~user) makes pathlib raise.
+    if os.path.isdir(path):
+        if not os.path.isfile(path / "config.json"):
             raise UserError(f"{path} is no model: it has no config.json, give a folder that save_pretrained wrote")
         return str(path)
-    if path.exists():
+    if os.path.exists(path):
         raise UserError(f"{path} is a file: give the folder of a model, or a hub id such as {FAMILIES[0].examples[0]}")
     if name == "tiny":
         raise UserError(f"the embedded model is missing at {path}: install evoprune again")
@@ -91,7 +93,7 @@ class _Named(torch.nn.Module):
 
 
 def _missing(name: str, folder: str, error: Exception) -> str:
-    if Path(folder).is_dir():
+    if os.path.isdir(folder):
         return f"{folder} is no model that transformers can load ({first_line(error)}): check its config.json"
     return (
         f"{name!r} is no folder here, and the Hugging Face hub did not give it ({first_line(error)}): check the "

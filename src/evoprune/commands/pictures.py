@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -27,9 +28,10 @@ def open_picture(path: str | Path) -> Image.Image:
         The file is missing, no readable picture, or beyond PIL's pixel limit.
     """
     file = Path(path)
-    if not file.exists():
+    # os.path, as a path that no file system takes (a name too long) makes pathlib raise.
+    if not os.path.exists(file):
         raise UserError(f"{file} does not exist: give the path of a picture")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UserError(f"{file} is a folder: give the path of a picture in it")
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

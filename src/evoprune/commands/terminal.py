@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,13 +66,13 @@ def check_writable(path: Path) -> None:
         The folder does not exist, the path is a folder, has an unknown kind of picture, or is not writable.
     """
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib's own raises where the name is too long
         raise UserError(f"{path} cannot be written: the folder {folder} does not exist, create it or choose another")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path} cannot be written: it is a folder, give a file name such as {path / 'demo.png'}")
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} has the ending {path.suffix!r}: the picture is a PNG, give a name that ends in .png")
-    existed = path.exists()
+    existed = os.path.exists(path)
     try:
         path.open("ab").close()
     except OSError as error:

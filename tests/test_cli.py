@@ -237,6 +237,36 @@ def test_model_without_weights_or_processor(tmp_path: Path, model: Path, picture
     refused(ask(tmp_path, picture), "weights")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vision_config": 5}, ["no model that transformers can load"]),
+        ({"num_attention_heads": 7}, ["no model that transformers can load"]),
+        ({"hidden_act": "nonsense"}, ["makes no model"]),
+        ({"num_hidden_layers": 9}, ["do not fit its config", "16 are missing", "layers.8."]),
+        ({"intermediate_size": 999}, ["do not fit its config", "mlp"]),
+    ],
+    ids=str,
+)
+def test_config_that_is_wrong(tmp_path: Path, model: Path, picture: Path, change: dict, words: list[str]) -> None:
+    """Weights that do not fit are never filled with random numbers, and nothing ends in a traceback."""
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    config["vision_config"] = config["vision_config"] | change
+    (tmp_path / "config.json").write_text(json.dumps(config | (change if "vision_config" in change else {})))
+    refused(ask(tmp_path, picture), *words)
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_processor_that_is_broken(tmp_path: Path, model: Path, picture: Path, file: str) -> None:
+    for content in ("{", "[]"):
+        for good in model.iterdir():
+            (tmp_path / good.name).write_bytes(good.read_bytes())
+        (tmp_path / file).write_text(content)
+        refused(ask(tmp_path, picture), "no processor")
+
+
 def test_hub_out_of_reach(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused(ask("evoprune-nobody/not-there", picture), "'evoprune-nobody/not-there'", "hub")

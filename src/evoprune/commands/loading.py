@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..apply import apply
 from ..models import FAMILIES, find
@@ -16,6 +17,8 @@ from ..pruners import Pruner
 from .errors import UserError, first_line, refused
 from .terminal import progress, quiet
 
+# What the loaders of transformers raise for files that are missing, broken, or of something else.
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, StrictDataclassError)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -75,13 +78,16 @@ def _skeleton(name: str, folder: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except BROKEN as error:
         raise UserError(_missing(name, folder, error)) from error
     with refused(ValueError):
         if config.model_type not in {kind for family in FAMILIES for kind in family.model_types}:
             find(_Named(config))
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except BROKEN as error:
+        raise UserError(f"{name} has a config that makes no model ({first_line(error)}): check its config.json") from error
 
 
 class _Named(torch.nn.Module):
@@ -107,7 +113,7 @@ def _processor(name: str, folder: str) -> Any:
     try:
         # The embedded model's pictures are prepared by PIL: the same numbers with and without torchvision.
         return AutoProcessor.from_pretrained(folder, **({"backend": "pil"} if name == "tiny" else {}))
-    except (OSError, ValueError, ImportError) as error:
+    except BROKEN as error:
         raise UserError(
             f"{name} has no processor that can be loaded ({first_line(error)}): save one beside the model with "
             "processor.save_pretrained"
@@ -121,8 +127,19 @@ def _weights(name: str, folder: str, dtype: torch.dtype | str) -> Any:
     if name == "tiny" and dtype == "auto":
         dtype = torch.float32  # stored in float16 to be small, meant to run in float32
     try:
-        return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
-    except (OSError, SafetensorError) as error:
+        # Weights of other shapes are let through and refused below: transformers would only point at a log.
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (*BROKEN, SafetensorError) as error:
         raise UserError(
             f"the weights of {name} cannot be loaded ({first_line(error)}): fetch or save them again"
         ) from error
+    # transformers would fill these with random numbers, and the model would answer nonsense.
+    odd = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if odd:
+        raise UserError(
+            f"the weights of {name} do not fit its config: {len(odd)} are missing or of another shape, first "
+            f"{odd[0]}; fetch or save them again"
+        )
+    return model

@@ -267,6 +267,36 @@ def test_processor_that_is_broken(tmp_path: Path, model: Path, picture: Path, fi
         refused(ask(tmp_path, picture), "no processor")
 
 
+@pytest.mark.parametrize("compare", [[], ["--compare"]])
+@pytest.mark.parametrize(
+    ("file", "change", "word"),
+    [
+        ("processor_config.json", {"patch_size": 4}, "784"),
+        ("processor_config.json", {"patch_size": None}, "cannot make a prompt"),
+        ("chat_template.jinja", "{% for %}", "cannot make a prompt"),
+        ("chat_template.jinja", "no place for a picture", "cannot make a prompt"),
+    ],
+)
+def test_processor_that_does_not_fit_the_model(
+    tmp_path: Path, model: Path, picture: Path, file: str, change: dict | str, word: str, compare: list[str]
+) -> None:
+    for good in model.iterdir():
+        (tmp_path / good.name).write_bytes(good.read_bytes())
+    if isinstance(change, dict):
+        change = json.dumps(json.loads((model / file).read_text()) | change)
+    (tmp_path / file).write_text(change)
+    refused(ask(tmp_path, picture, *compare), word)
+
+
+@pytest.mark.parametrize("answer", ["[red]", "[/]", "[bold]x[/bold]"])
+def test_brackets_in_an_answer_are_no_markup(
+    model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr("evoprune.commands.ask.generate", lambda *_: [answer])
+    result = ask(model, picture)
+    assert result.exit_code == 0 and answer in result.stdout
+
+
 def test_hub_out_of_reach(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused(ask("evoprune-nobody/not-there", picture), "'evoprune-nobody/not-there'", "hub")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError  # torch brings jinja2 along; transformers writes prompts with it
 from PIL import Image
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 
 def chat(processor: Any, question: str, pictures: int) -> str:
@@ -30,7 +31,8 @@ def prepare(
     Raises
     ------
     UserError
-        A question holds the image placeholder itself, so that the counts would not fit.
+        A question holds the image placeholder itself, so that the counts would not fit, or the processor's template
+        or settings do not make a prompt.
     """
     token = getattr(processor, "image_token", None)
     for question in questions:
@@ -38,17 +40,23 @@ def prepare(
             raise UserError(
                 f"the prompt holds the image placeholder {token}: leave it out, pictures come before the text"
             )
-    prompts = [chat(processor, question, len(own)) for question, own in zip(questions, pictures, strict=True)]
     tokenizer = getattr(processor, "tokenizer", None)
     start = getattr(tokenizer, "bos_token", None)
-    inputs = processor(
-        text=prompts,
-        images=[list(own) for own in pictures],
-        return_tensors="pt",
-        padding=len(prompts) > 1,
-        # A template that writes the start token itself must not get a second one.
-        add_special_tokens=not (start and prompts[0].startswith(start)),
-    )
+    try:
+        prompts = [chat(processor, question, len(own)) for question, own in zip(questions, pictures, strict=True)]
+        inputs = processor(
+            text=prompts,
+            images=[list(own) for own in pictures],
+            return_tensors="pt",
+            padding=len(prompts) > 1,
+            # A template that writes the start token itself must not get a second one.
+            add_special_tokens=not (start and prompts[0].startswith(start)),
+        )
+    except (ValueError, TypeError, TemplateError) as error:
+        raise UserError(
+            f"{type(processor).__name__} cannot make a prompt ({first_line(error)}): check the chat template, patch_size "
+            "and num_additional_image_tokens beside the model"
+        ) from error
     return inputs.to(device)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 
 from ..apply import apply
@@ -63,8 +64,9 @@ def _answers(
     full = cost.unpruned(model)
     sides: dict[str, Any] = {}
     if compare:
-        generate(model, processor, inputs, 1)  # whatever a first call sets up is in neither time
-        said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens), device)
+        with refused(ValueError):
+            generate(model, processor, inputs, 1)  # whatever a first call sets up is in neither time
+            said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens), device)
         sides["unpruned"] = {
             "answer": said[0],
             "visual_tokens": visual_tokens(model, inputs),
@@ -73,7 +75,7 @@ def _answers(
         }
     with refused(ValueError):
         handle = apply(model, pruner)
-    with handle:
+    with handle, refused(ValueError):  # placeholders that do not fit, if the processor is not the model's own
         said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens), device)
         stats = handle.stats
         sides["pruned"] = {
@@ -102,7 +104,7 @@ def _show(result: Mapping[str, Any]) -> None:
         if side in result:
             one = result[side]
             label = "without pruning" if side == "unpruned" else result["method"]["method"]
-            table.add_row(label, one["answer"], str(one["visual_tokens"]), f"{one['milliseconds']:.0f} ms")
+            table.add_row(label, escape(one["answer"]), str(one["visual_tokens"]), f"{one['milliseconds']:.0f} ms")
     console = out()
     console.print(table)
     ratio = result["tower_flop_ratio"]

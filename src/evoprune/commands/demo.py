@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .. import tiny
@@ -90,13 +91,13 @@ def _show(asked: Sequence[Asked], trial: Trial, output: Path) -> None:
     for heading in ("picture", "question", "right", "without", "with EvoPrune"):
         table.add_column(heading)
     for one, plain, pruned in zip(asked, trial.unpruned, trial.pruned, strict=True):
-        marked = (f"[{'green' if said == one.right else 'red'}]{said}[/]" for said in (plain, pruned))
+        marked = (f"[{'green' if said == one.right else 'red'}]{escape(said)}[/]" for said in (plain, pruned))
         table.add_row(one.ground, one.question, one.right, *marked)
     console = out()
     console.print(table)
     console.print()
     console.print(_facts(len(asked), trial))
-    console.print(f"\nWhat survived, and what each survivor stands for: {output}", soft_wrap=True)
+    console.print(f"\nWhat survived, and what each survivor stands for: {escape(str(output))}", soft_wrap=True)
 
 
 def _facts(pictures: int, trial: Trial) -> Table:

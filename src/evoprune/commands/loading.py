@@ -87,7 +87,9 @@ def _skeleton(name: str, folder: str) -> Any:
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config)
     except BROKEN as error:
-        raise UserError(f"{name} has a config that makes no model ({first_line(error)}): check its config.json") from error
+        raise UserError(
+            f"{name} has a config that makes no model ({first_line(error)}): check its config.json"
+        ) from error
 
 
 class _Named(torch.nn.Module):

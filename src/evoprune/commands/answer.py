@@ -54,8 +54,8 @@ def prepare(
         )
     except (ValueError, TypeError, TemplateError) as error:
         raise UserError(
-            f"{type(processor).__name__} cannot make a prompt ({first_line(error)}): check the chat template, patch_size "
-            "and num_additional_image_tokens beside the model"
+            f"{type(processor).__name__} cannot make a prompt ({first_line(error)}): check the chat template, "
+            "patch_size and num_additional_image_tokens beside the model"
         ) from error
     return inputs.to(device)
 

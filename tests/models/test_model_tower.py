@@ -44,6 +44,28 @@ def test_hooks_compute_what_the_literal_loop_computes(attention: str, settings: 
     assert found.shape[1] == handle.stats.tokens[-1] == keep
 
 
+def test_other_backends_find_their_own_name_in_the_config() -> None:
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    seen = []
+
+    def base(module: Any, *args: Any, **kwargs: Any) -> Any:  # flash attention loads what this name says
+        seen.append(module.config._attn_implementation)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *args, **kwargs)
+
+    AttentionInterface.register("flash_attention_9", base)
+    model, reference = builders.model(), builders.model()
+    model.model.vision_tower.config._attn_implementation_internal = "flash_attention_9"
+    with torch.no_grad():
+        with apply(reference, EvoPrune(16)):
+            expected = torch.stack(list(reference.model.get_image_features(pixels()).pooler_output))
+        with apply(model, EvoPrune(16)):
+            found = torch.stack(list(model.model.get_image_features(pixels()).pooler_output))
+    assert seen == ["flash_attention_9"] * 5
+    assert torch.equal(found, expected)
+
+
 def test_tokens_of_each_layer_are_those_of_the_schedule(llava: Any) -> None:
     with apply(llava, EvoPrune(16)) as handle:
         llava.model.get_image_features(pixels())

@@ -82,7 +82,7 @@ def install_tap(attention: nn.Module, state: TowerState, stack: ExitStack) -> Ta
         return attention.__dict__["_evoprune_tap"]
     config: Any = attention.config
     name = config._attn_implementation or "eager"
-    tap = Tap(state, _base_function(attention, name))
+    tap = Tap(state, _base_function(attention, name, config))
     own = copy.copy(config)
     # The plain property would change sub-configs too, which the shallow copy shares with the model.
     own._attn_implementation_internal = _register(name)
@@ -108,10 +108,23 @@ def _register(base: str) -> str:
     return name
 
 
-def _base_function(attention: nn.Module, name: str) -> Callable[..., Any]:
+def _base_function(attention: nn.Module, name: str, config: Any) -> Callable[..., Any]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if name != "eager":
-        return ALL_ATTENTION_FUNCTIONS[name]
-    # "eager" is in no table: each modeling file has its own.
-    return sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    if name == "eager":  # in no table: each modeling file has its own
+        return sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    base = ALL_ATTENTION_FUNCTIONS[name]
+    return base if name == "sdpa" else _under_own_name(base, config)
+
+
+def _under_own_name(base: Callable[..., Any], config: Any) -> Callable[..., Any]:
+    """Let `base` find its own name in the module's config: flash attention looks there for what to load."""
+
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tapped, module.config = module.config, config
+        try:
+            return base(module, *args, **kwargs)
+        finally:
+            module.config = tapped
+
+    return attend

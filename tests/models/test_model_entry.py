@@ -335,6 +335,21 @@ def test_a_placeholder_that_the_model_generated_is_text(llava: Any) -> None:
 
 
 @torch.no_grad()
+def test_masks_that_cannot_be_shortened_are_refused(llava: Any) -> None:
+    x = builders.inputs(TEXTS[:1], [1])
+    width = x["input_ids"].shape[1]
+    x["attention_mask"] = torch.ones(1, 1, width, width, dtype=torch.bool).tril()
+    plain = llava(**x).logits
+    with apply(llava, EvoPrune(1.0)):
+        assert torch.equal(llava(**x).logits, plain)
+    with apply(llava, EvoPrune(16)):
+        with pytest.raises(ValueError, match=r"attention_mask of shape \(1, 1, .*give one of shape \(batch, tokens\)"):
+            llava(**x)
+        with pytest.raises(ValueError, match="attention_mask of type dict"):
+            llava(**{**x, "attention_mask": {"full_attention": x["attention_mask"]}})
+
+
+@torch.no_grad()
 def test_compensating_errors_of_two_images_are_noticed(llava: Any) -> None:
     image, text = [builders.IMAGE_TOKEN], [10]
     ids = torch.tensor([text + image * 63 + text + image * 65 + text])

@@ -74,9 +74,15 @@ def _layout(
     family: Family, plan: Plan, arguments: dict[str, Any], is_image: Tensor, generate: bool, shortened: bool
 ) -> Layout:
     width, mask = is_image.shape[1], arguments.get("attention_mask")
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+        shape = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"of type {type(mask).__name__}"
+        raise ValueError(
+            f"an attention_mask {shape} cannot be shortened with the prompt: give one of shape (batch, tokens), or "
+            "prompts that are short already with patch_processor and positions='contiguous'"
+        )
     if mask is None and generate:
         mask = _mask_from_padding(family.model, arguments)
-    mask = mask[:, -width:].cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    mask = None if mask is None else mask[:, -width:].cpu()
     right_padded = mask is not None and not generate and bool((mask[:, -1] == 0).any())
     layout = shorten(is_image, mask, plan.count, left=not right_padded, surplus=shortened)
     ids = arguments.get("input_ids")

@@ -54,13 +54,12 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     assert found.getpixel((0, 0)) == (255, 255, 255) and found.getpixel((1, 1)) == RED
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "LAB", "PA"])
 def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    image = Image.new("RGB", (8, 8), (200, 200, 200)).convert("RGB" if mode == "LAB" else mode)
-    ending = {"CMYK": "jpg", "YCbCr": "jpg"}.get(mode, "png")
-    if mode in ("HSV", "LAB"):
-        image = image.convert("RGB")
-    assert open_picture(saved(image, tmp_path / f"a.{ending}")).mode == "RGB"
+    file = saved(Image.new(mode, (8, 8)), tmp_path / f"a.{'png' if mode in ('1', 'L') else 'tiff'}")
+    with Image.open(file) as stored:
+        assert stored.mode == mode
+    assert open_picture(file).mode == "RGB"
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
@@ -100,6 +99,15 @@ def test_no_picture(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png"):
+        open_picture(file)
+
+
+def test_reader_that_gives_up(tmp_path: Path) -> None:
+    file = saved(Image.new("RGB", (8, 8)), tmp_path / "a.dds")
+    content = bytearray(file.read_bytes())
+    content[80:84] = bytes(4)  # flags of the pixel format: none
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.dds is broken"):
         open_picture(file)
 
 

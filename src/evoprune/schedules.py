@@ -104,7 +104,10 @@ def allocate(tokens: int, keep: int, layers: int, strategy: str | Sequence[int] 
     if layers < 1:
         raise ValueError(f"layers={layers} leaves nowhere to merge: at least 1 layer is needed")
     if not 1 <= keep <= tokens:
-        raise ValueError(f"keep={keep} is outside 1..{tokens}, the tokens of the image: choose one of these")
+        raise ValueError(
+            f"keep={keep} is outside 1..{tokens}, the tokens of the image: the smallest reachable keep for schedule "
+            f"{strategy!r} over {layers} layers is {smallest(tokens, layers, strategy)}"
+        )
     if not isinstance(strategy, str):
         return _explicit(tokens, keep, layers, strategy)
     shares = weights(layers, strategy)

@@ -88,5 +88,6 @@ def _costs(importance: Tensor, merges: int, critical_ratio: float, protected: Te
 
 
 def membership(groups: Groups, length: int) -> Tensor:
+    """Return (B, T) bool: True for the tokens of group b that exist."""
     empty = torch.zeros((groups.second.shape[0], length), dtype=torch.bool, device=groups.second.device)
     return empty.scatter(1, groups.second, groups.second_cost < NEVER)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from evoprune import flops
 from evoprune.apply import apply
 from evoprune.pruners import Downsample, EvoPrune, Random, UniformGrid
 from tests import builders
@@ -72,6 +74,20 @@ def test_tokens_of_each_layer_are_those_of_the_schedule(llava: Any) -> None:
         assert handle.stats.tokens == (64, 32, 32, 16, 16)
         assert handle.stats.visual_tokens == (16, 16)
         assert handle.stats.flops == 2 * handle.stats._plan.flops
+
+
+@pytest.mark.parametrize("settings", [{}, {"attention": False}], ids=str)
+def test_flops_are_those_that_run(settings: dict[str, Any]) -> None:
+    model = builders.model(attention="eager")
+    merges, width, patch = (0, 32, 0, 16, 0), 32, 3 * builders.PATCH**2
+    with torch.no_grad(), apply(model, EvoPrune(16, **settings)) as handle:
+        with FlopCounterMode(display=False) as counter:
+            model.model.vision_tower(pixels(1))
+        expected = handle.stats.flops + flops.linear(64, patch, width)
+        expected += flops.selection(64, merges, width, prefix=1, importance=settings.get("attention", True))
+    # Received attention also weighs the rows of the matrix: heads x T^2, left out of the shape model.
+    rows = sum(2 * 4 * tokens**2 for tokens in (65, 33)) if not settings else 0
+    assert counter.get_total_flops() == expected + rows
 
 
 def test_batch_of_images_equals_single_images(llava: Any) -> None:

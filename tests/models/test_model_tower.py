@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evoprune import flops
 from evoprune.apply import apply
+from evoprune.models import UnsupportedModel
 from evoprune.pruners import Downsample, EvoPrune, Random, UniformGrid
 from tests import builders
 from tests.models import literal
@@ -185,6 +186,34 @@ def test_cls_stays_with_full_selection(strategy: str, pruner: Any) -> None:
         found = model(**x)
         assert handle.stats.visual_tokens == (16 + extra,)
     assert found.logits.shape[1] == x["input_ids"].shape[1] - 48
+
+
+@torch.no_grad()
+def test_a_siglip_tower_has_no_cls() -> None:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, image_size=32, patch_size=4
+    )
+    settings = builders.config("full").to_dict() | {"vision_config": vision.to_dict()}
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration._from_config(LlavaConfig(**settings), attn_implementation="sdpa").eval()
+    x = builders.inputs(["a <image> b <image> what"], [1, 2])
+    before = model(**x).logits
+    with apply(model, EvoPrune(1.0)):
+        assert torch.equal(model(**x).logits, before)
+    for pruner in (EvoPrune(16), EvoPrune(16, proportional_attention=True), Random(16), Downsample(16)):
+        with apply(model, pruner) as handle:
+            assert model(**x).logits.shape[1] == x["input_ids"].shape[1] - 2 * 48
+            assert handle.stats.visual_tokens == (16, 16)
+            places, sources = handle.stats.positions, handle.stats.sources
+        assert places is not None and sources is not None and sources.shape == (2, 64)
+        assert torch.equal(sources.gather(1, places), torch.arange(16).expand(2, 16))
+    assert torch.equal(model(**x).logits, before)
+    settings["vision_feature_select_strategy"] = "default"
+    model = LlavaForConditionalGeneration._from_config(LlavaConfig(**settings))
+    with pytest.raises(UnsupportedModel, match="drops the first token, which is a patch"):
+        apply(model, EvoPrune(16))
 
 
 def test_several_feature_layers_merge_before_the_earliest() -> None:

@@ -40,6 +40,11 @@ class Stats:
         return self._plan.flops * self._state.run.images
 
     @property
+    def selection_flops(self) -> int:
+        """FLOPs that choosing the pairs added in the last forward, not counted in `flops`."""
+        return self._plan.selection_flops * self._state.run.images
+
+    @property
     def milliseconds(self) -> float | None:
         """Time of the last generate or forward; on a GPU by CUDA events, which reading waits for. None before."""
         return self._entry.timer.milliseconds

@@ -85,7 +85,9 @@ def test_flops_are_those_that_run(settings: dict[str, Any]) -> None:
         with FlopCounterMode(display=False) as counter:
             model.model.vision_tower(pixels(1))
         expected = handle.stats.flops + flops.linear(64, patch, width)
-        expected += flops.selection(64, merges, width, prefix=1, importance=settings.get("attention", True))
+        selection = flops.selection(64, merges, width, prefix=1, importance=settings.get("attention", True))
+    assert handle.stats.selection_flops == selection
+    expected += selection
     # Received attention also weighs the rows of the matrix: heads x T^2, left out of the shape model.
     rows = sum(2 * 4 * tokens**2 for tokens in (65, 33)) if not settings else 0
     assert counter.get_total_flops() == expected + rows

@@ -23,6 +23,7 @@ class Plan:
     features: int  # tokens that enter the feature stage
     selected: int  # tokens that leave it
     flops: int  # the tower's, for one image
+    selection_flops: int  # what choosing the pairs adds to them
     input: InputPruner | None = None
     encoder: EncoderPruner | None = None
     feature: FeaturePruner | None = None
@@ -68,7 +69,8 @@ def make_plan(family: Family, pruners: Sequence[Pruner]) -> Plan:
         merges[: len(wanted)] = wanted
     features = left - sum(merges)
     selected = feature.tokens_after(features) if feature is not None else features
-    config = family.tower.config
+    width, mlp = family.tower.config.hidden_size, family.tower.config.intermediate_size  # type: ignore
+    merging = isinstance(encoder, EncoderPruner) and any(merges)
     return Plan(
         pruners=tuple(pruners),
         count=family.tokens_after(pruners),
@@ -77,9 +79,10 @@ def make_plan(family: Family, pruners: Sequence[Pruner]) -> Plan:
         merges=tuple(merges),
         features=features,
         selected=selected,
-        flops=flops.tower(left, merges, config.hidden_size, config.intermediate_size, family.prefix),  # type: ignore
+        flops=flops.tower(left, merges, width, mlp, family.prefix),  # type: ignore[arg-type]
+        selection_flops=encoder.selection_flops(left, merges, width, family.prefix) if merging else 0,  # type: ignore
         input=image_pruner if isinstance(image_pruner, InputPruner) and grid < family.side else None,
-        encoder=encoder if isinstance(encoder, EncoderPruner) and any(merges) else None,
+        encoder=encoder if merging else None,  # type: ignore[arg-type]
         feature=feature if isinstance(feature, FeaturePruner) and selected < features else None,
     )
 

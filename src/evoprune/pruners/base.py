@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from .. import ops, schedules
+from .. import flops, ops, schedules
 from ..errors import unknown
 from ..ops import Matching
 from ..ops.merging import Order
@@ -185,6 +185,10 @@ class EncoderPruner(Pruner):
     def merges(self, tokens: int, layers: int) -> tuple[int, ...]:
         """Return how many pairs each of `layers` layers merges; ValueError where that is impossible."""
         return schedules.allocate(tokens, self.tokens_after(tokens), layers, self.schedule)
+
+    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int) -> int:
+        """Return the FLOPs that choosing the pairs adds for one image, by `flops.selection`."""
+        return flops.selection(tokens, merges, width, prefix=prefix, importance="importance" in self.needs)
 
     def match(self, view: LayerView, merges: int) -> Matching:
         """Choose `merges` pairs an image."""

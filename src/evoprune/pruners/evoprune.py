@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .. import ops
+from .. import flops, ops
 from ..ops import Matching
 from ..ops.matching import SIMILARITIES, Similarity
 from ..ops.merging import ORDERS, WEIGHTS, Order, Weights
@@ -79,6 +80,16 @@ class EvoPrune(EncoderPruner):
     def needs(self) -> frozenset[str]:
         protects = self.attention and self.critical_ratio > 0
         return frozenset(["importance"] * protects + ["keys"] * (self.features == "keys"))
+
+    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int) -> int:
+        return flops.selection(
+            tokens,
+            merges,
+            width,
+            prefix=prefix,
+            importance="importance" in self.needs,
+            diversity=self.diversity > 0,
+        )
 
     def match(self, view: LayerView, merges: int) -> Matching:
         for need in self.needs:

@@ -127,9 +127,9 @@ class Prompts:
             )
         return [*ids, self.words.eos_token_id]
 
-    def prefix(self, count: int, rng: np.random.Generator, lead: str = "") -> list[int]:
+    def prefix(self, count: int, rng: np.random.Generator, lead: str = "", plain: bool = False) -> list[int]:
         """Text and `count` pictures, as a user may begin a prompt."""
-        fillers = [str(rng.choice(FILLERS)) for _ in range(int(rng.integers(1, 4)))] if rng.random() < 0.5 else []
+        fillers = [str(rng.choice(FILLERS)) for _ in range(int(rng.integers(0, 7)) // 2)] if not plain else []
         ids = [self.words.bos_token_id, *self.encode("USER: ")]
         for text in [*fillers, *([lead] if lead else [])]:
             ids += self.encode(text + "\n")
@@ -139,24 +139,28 @@ class Prompts:
         return ids
 
     def sequence(
-        self, scenes: list[Scene], rng: np.random.Generator, each: int
+        self, scenes: list[Scene], rng: np.random.Generator, each: int, kinds: tuple[str, ...] = questions.KINDS
     ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
-        """Prefix ids and (question ids, answer ids) blocks: at most `each` questions a prompt."""
+        """Prefix ids and (question ids, answer ids) blocks: at most `each` questions a prompt.
+
+        Prompts that ask for a few `kinds` only are plain: no fillers, the picture first.
+        """
         asked: list[tuple[str, str]] = []
         each = max(1, each // len(scenes))
+        plain = kinds != questions.KINDS
         for number, s in enumerate(scenes):
-            pool = questions.every(s, rng)
+            pool = [q for q in questions.every(s, rng) if q.kind in kinds]
             for q in (pool[i] for i in rng.permutation(len(pool))[:each]):
                 text = q.text.replace("colour", "color") if rng.random() < 0.2 else q.text
                 asked.append((text if len(scenes) == 1 else questions.of_picture(text, number), q.answer))
-        if rng.random() < 0.1:
+        if not plain and rng.random() < 0.1:
             text, answer = asked[rng.integers(len(asked))]
             return self.prefix(len(scenes), rng, text), [(self.encode("ASSISTANT:"), self.answer(answer))]
         blocks = []
         for text, answer in asked:
-            lead = f"{rng.choice(FILLERS)} " if rng.random() < 0.2 else ""
+            lead = f"{rng.choice(FILLERS)} " if not plain and rng.random() < 0.2 else ""
             blocks.append((self.encode(f"{lead}{text} ASSISTANT:"), self.answer(answer)))
-        return self.prefix(len(scenes), rng), blocks
+        return self.prefix(len(scenes), rng, plain=plain), blocks
 
 
 def assemble(
@@ -188,17 +192,25 @@ def assemble(
 
 
 def batch(
-    prompts: Prompts, split: Split, seed: int, first: int, size: int, *, each: int = 16, difficulty: float | None = None
+    prompts: Prompts,
+    split: Split,
+    seed: int,
+    first: int,
+    size: int,
+    *,
+    each: int = 16,
+    kinds: tuple[str, ...] = questions.KINDS,
+    difficulty: float | None = None,
 ) -> Batch:
     """The batch of scenes `first` to `first + size - 1` of stream `seed`: one, two or three pictures a prompt.
 
-    `difficulty` is that of `scenes.scene`.
+    At most `each` questions of `kinds` are asked a prompt; `difficulty` is that of `scenes.scene`.
     """
     rng = np.random.default_rng([seed, first, 7])
     scenes = [scene(split, seed, first + i, difficulty=difficulty) for i in range(size)]
-    count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
+    count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05))) if kinds == questions.KINDS else 1
     groups = [scenes[i : i + count] for i in range(0, size, count)]
-    rows = [prompts.sequence(group, rng, each) for group in groups]
+    rows = [prompts.sequence(group, rng, each, kinds) for group in groups]
     dense, summary = dense_labels(scenes)
     return Batch(picture_tensor(scenes), dense, summary, *assemble(rows, prompts.words.pad_token_id))
 

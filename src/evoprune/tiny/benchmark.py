@@ -13,7 +13,7 @@ from . import questions
 from .pixels import Split
 from .scenes import Scene, scene
 
-SCENES = 400  # about 2,700 questions a split
+SCENES = 320  # about 2,150 questions a split
 SEED = 2026
 
 
@@ -91,7 +91,8 @@ def examples(split: Split, scenes: int = SCENES) -> tuple[Example, ...]:
     return tuple(rows)
 
 
-def _prompt(processor: Any, text: str, blind: bool) -> str:
+def prompt(processor: Any, text: str, blind: bool = False) -> str:
+    """The prompt that the chat template makes of a question about one picture, or about none."""
     content = [] if blind else [{"type": "image"}]
     chat = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
     return processor.apply_chat_template(chat, add_generation_prompt=True)
@@ -132,7 +133,7 @@ def answers(
         for e in part:
             if e.scene not in pictures:
                 pictures[e.scene] = picture(split, e.scene).image()
-        text = [_prompt(processor, e.question, blind) for e in part]
+        text = [prompt(processor, e.question, blind) for e in part]
         images = {} if blind else {"images": [[pictures[e.scene]] for e in part]}
         inputs = processor(text=text, **images, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(model.device)

@@ -21,23 +21,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..bench import manifest
-from . import batches, build
+from . import batches, build, questions
 from .batches import Batch, Prompts
 from .muon import Muon
 from .scenes import COLOUR_NAMES, MOST_GLYPHS
 
 DENSE = {"digit": 10, "colour": len(COLOUR_NAMES) + 1, "count": MOST_GLYPHS, "place": 3}
 WEIGHTS = {"digit": 2.0, "answer": 2.0}  # of the losses; 1 for the others
+BINDING = ("digit", "colour")
 CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage runs (steps), with how many scenes a step, and how fast it learns."""
+    """How long each stage runs (steps), with how many scenes a step, and how fast it learns.
+
+    For `binding_steps` steps from step `binding_start` on, which is where the language model joins, only digits of
+    colours and colours of digits are asked: asked everything at once, it takes several times longer to learn to look
+    at the patches that a question is about.
+    """
 
     dense_steps: int = 4000
     joint_steps: int = 900
     deep_steps: int = 2000
+    binding_start: int = 4000
+    binding_steps: int = 250
     dense_batch: int = 8
     batch: int = 8
     rate: float = 4e-3
@@ -56,8 +64,14 @@ class Plan:
         """Number of scenes read before `step`."""
         return self.dense_batch * min(step, self.dense_steps) + self.batch * max(0, step - self.dense_steps)
 
+    def binding(self, step: int) -> bool:
+        """Whether only digits of colours and colours of digits are asked."""
+        return 0 <= step - self.binding_start < self.binding_steps
+
     def difficulty(self, step: int) -> float | None:
-        """Of the dense stage's scenes: 0 for 30 % of it, rising to 1 at 80 %; then None, the scenes as measured."""
+        """Of the scenes: 0 for 30 % of the dense stage, then rising to 1; 1 while binding; else None, as measured."""
+        if self.binding(step):
+            return 1.0
         share = step / max(1, self.dense_steps)
         return None if share >= 1 else min(1.0, max(0.0, (share - 0.3) / 0.5))
 
@@ -268,7 +282,8 @@ class Run:
             size = self.plan.dense_batch if stage == 0 else self.plan.batch
             each = 1 if stage == 0 else 16
             first, difficulty = self.plan.first_scene(self.step), self.plan.difficulty(self.step)
-            batch = batches.batch(self.prompts, "train", 1, first, size, each=each, difficulty=difficulty)
+            kinds = BINDING if self.plan.binding(self.step) else questions.KINDS
+            batch = batches.batch(self.prompts, "train", 1, first, size, each=each, kinds=kinds, difficulty=difficulty)
             for name, value in self.update(batch, stage > 0).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.step += 1

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from evoprune.tiny import batches, build, muon, train
+from evoprune.tiny import batches, build, muon, train, trainee
 from evoprune.tiny.batches import IGNORED, Prompts
 
 
@@ -27,10 +27,10 @@ def test_block_of_a_packed_batch_equals_a_prompt_of_its_own(prompts):
     """The logits of every block equal those of prefix + block alone, in order, at its own positions."""
     torch.manual_seed(0)
     model = build.model(prompts.words, depth=2).eval()
-    trainee = train.Trainee(model, prompts.words).eval()
+    learner = trainee.Trainee(model, prompts.words).eval()
     batch = batches.batch(prompts, "train", 0, 0, 2, each=3)
     with torch.no_grad():
-        _, logits = trainee(batch, True)
+        _, logits = learner(batch, True)
         rows = (batch.labels != IGNORED).nonzero()
         feature = model.model.get_image_features(pixel_values=batch.pixels, return_dict=True).pooler_output
         pictures = torch.cat(list(feature)).flatten(0, -2)
@@ -48,8 +48,8 @@ def test_block_of_a_packed_batch_equals_a_prompt_of_its_own(prompts):
 
 def test_growing_keeps_the_function(prompts):
     torch.manual_seed(0)
-    small = train.Trainee(build.model(prompts.words, depth=3), prompts.words)
-    deep = train.grow(small, prompts.words)
+    small = trainee.Trainee(build.model(prompts.words, depth=3), prompts.words)
+    deep = trainee.grow(small, prompts.words)
     batch = batches.batch(prompts, "train", 0, 0, 3, each=2)
     with torch.no_grad():
         before, after = small(batch, True), deep(batch, True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from choices import BASELINES, KEEPS, SEEDS, START, VARIATIONS, settings_of
+from choices import BASELINES, HALF, KEEPS, LAYERS, SEEDS, START, VARIATIONS, settings_of
 from evoprune.tiny import benchmark
 from evoprune.tiny.benchmark import Comparison
 
@@ -129,6 +129,45 @@ def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     return lines
 
 
+def by_layer(results: Results) -> list[str]:
+    """Accuracy where half of the tokens merge in one layer alone."""
+    full = results.right("dev", None)
+    if full is None:
+        return ["not measured"]
+    lines = [f"| merged after the attention of layer | relative accuracy at {HALF} tokens | glyphs covered | mixed |"]
+    lines.append("|---|---|---|---|")
+    for layer, changes in enumerate(LAYERS):
+        settings = settings_of(changes, HALF)
+        right, cell = results.right("dev", settings), results.cell("dev", settings)
+        if right is None or cell is None:
+            lines.append(f"| {layer} | not measured | | |")
+            continue
+        relative = results.compare("dev", right, full, relative=True)
+        lines.append(f"| {layer} | {relative} | {cell['covered']:.3f} | {cell['mixed']:.3f} |")
+    return lines
+
+
+def fates(results: Results, chosen: dict[str, Any]) -> list[str]:
+    """What became of the digits' patches, beside the accuracy that follows."""
+    full = results.right("dev", None)
+    if full is None:
+        return ["not measured"]
+    groups: dict[str, dict[str, Any]] = {"EvoPrune, chosen defaults": chosen, "EvoPrune, starting point": {}}
+    groups |= {"without attention": {"attention": False}, "without diversity": {"diversity": 0.0}}
+    groups |= {name: BASELINES[name][0] for name in ("random, original positions", "grid, original positions")}
+    lines = ["| method | kept | glyphs covered | mixed survivors | relative accuracy |", "|---|---|---|---|---|"]
+    for keep, share in zip(KEEPS, SHARES, strict=True):
+        for name, changes in groups.items():
+            settings = settings_of(changes, keep)
+            right, cell = results.right("dev", settings), results.cell("dev", settings)
+            if right is None or cell is None:
+                lines.append(f"| {name} | {share} | not measured | | |")
+            else:
+                numbers = f"{cell['covered']:.3f} | {cell['mixed']:.3f} | {right.mean() / full.mean():.3f}"
+                lines.append(f"| {name} | {share} | {numbers} |")
+    return lines
+
+
 def kinds(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     """Accuracy per kind of question."""
     names = np.array([e.kind for e in results.examples[split]])
@@ -173,6 +212,17 @@ def page(data: dict[str, Any]) -> str:
         "## Beside the sanity baselines (dev)",
         "",
         *standing(results, "dev", chosen),
+        "",
+        "## What is lost where (dev)",
+        "",
+        "Half of the tokens merged at once, in one layer alone and none elsewhere:",
+        "",
+        *by_layer(results),
+        "",
+        "A glyph is covered where some survivor stands mostly on that glyph's own ink; a survivor is mixed where it"
+        " stands for ink of two glyphs.",
+        "",
+        *fates(results, chosen),
         "",
         "## The final table (test)",
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,13 @@ class Comparison:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+@lru_cache(maxsize=2 * SCENES)
 def picture(split: Split, number: int) -> Scene:
     """Scene `number` of the benchmark's split."""
     return scene(split, SEED, number)
 
 
+@lru_cache(maxsize=8)
 def examples(split: Split, scenes: int = SCENES) -> tuple[Example, ...]:
     """The questions of a split: one of every kind that each of its first `scenes` scenes allows.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from choices import BASELINES, HALF, KEEPS, LAYERS, SEEDS, START, VARIATIONS, settings_of
-from evoprune.tiny import benchmark
+from evoprune import flops
+from evoprune.tiny import benchmark, build
 from evoprune.tiny.benchmark import Comparison
 
+TOKENS = 196
 SHARES = ("1/4", "1/8", "1/16")
 
 
@@ -68,6 +71,20 @@ def _verdict(gap: Comparison) -> str:
     return "worse" if gap.high < 0 else "inside the interval"
 
 
+def _flops(results: Results, changes: dict[str, Any]) -> str:
+    """FLOPs of the tower's layers relative to the eleven unpruned ones, mean over the budgets, by the shape model."""
+    ratios = []
+    for keep in KEEPS:
+        cell = results.cell("dev", settings_of(changes, keep))
+        if cell is None:
+            return ""
+        left = [TOKENS, *cell["per_layer"]]
+        merges = [before - after for before, after in pairwise(left)]
+        sizes = (build.WIDTH, 2 * build.WIDTH, 1)
+        ratios.append(flops.tower(TOKENS, merges, *sizes) / flops.tower(TOKENS, (0,) * len(merges), *sizes))
+    return f"{np.mean(ratios):.3f}"
+
+
 def search(results: Results) -> list[str]:
     """One table a choice: accuracy at three budgets and the paired gap to START, averaged over the budgets."""
     base = _pooled(results, "dev", [{}])
@@ -78,10 +95,10 @@ def search(results: Results) -> list[str]:
         lines += [
             f"### {title}",
             "",
-            f"| setting | {' | '.join(SHARES)} | gap to the start | verdict |",
-            "|---|---|---|---|---|---|",
+            f"| setting | {' | '.join(SHARES)} | gap to the start | verdict | tower FLOPs |",
+            "|---|---|---|---|---|---|---|",
         ]
-        lines.append(f"| start | {' | '.join(_accuracies(results, 'dev', [{}]))} | | |")
+        lines.append(f"| start | {' | '.join(_accuracies(results, 'dev', [{}]))} | | | {_flops(results, {})} |")
         for changes in variations:
             mine = _pooled(results, "dev", [changes])
             gap = None if mine is None else results.compare("dev", mine, base, relative=False)
@@ -90,7 +107,8 @@ def search(results: Results) -> list[str]:
                 if gap is None
                 else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] | {_verdict(gap)}"
             )
-            lines.append(f"| {_words(changes)} | {' | '.join(_accuracies(results, 'dev', [changes]))} | {told} |")
+            cells = [_words(changes), *_accuracies(results, "dev", [changes]), told, _flops(results, changes)]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return lines
 

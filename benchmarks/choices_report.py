@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
-from choices import BASELINES, HALF, KEEPS, LAYERS, SEEDS, START, VARIATIONS, settings_of
+from choices import BASELINES, HALF, KEEPS, LAYERS, SECOND, SECOND_ROUND, SEEDS, START, VARIATIONS, settings_of
 from evoprune import flops
 from evoprune.tiny import benchmark, build
 from evoprune.tiny.benchmark import Comparison
@@ -85,32 +85,26 @@ def _flops(results: Results, changes: dict[str, Any]) -> str:
     return f"{np.mean(ratios):.3f}"
 
 
-def search(results: Results) -> list[str]:
-    """One table a choice: accuracy at three budgets and the paired gap to START, averaged over the budgets."""
-    base = _pooled(results, "dev", [{}])
-    if base is None:
-        return ["The starting point is not measured."]
-    lines = []
-    for title, variations in VARIATIONS.items():
-        lines += [
-            f"### {title}",
-            "",
-            f"| setting | {' | '.join(SHARES)} | gap to the start | verdict | tower FLOPs |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines.append(f"| start | {' | '.join(_accuracies(results, 'dev', [{}]))} | | | {_flops(results, {})} |")
-        for changes in variations:
-            mine = _pooled(results, "dev", [changes])
-            gap = None if mine is None else results.compare("dev", mine, base, relative=False)
-            told = (
-                "not measured | "
-                if gap is None
-                else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] | {_verdict(gap)}"
-            )
-            cells = [_words(changes), *_accuracies(results, "dev", [changes]), told, _flops(results, changes)]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return lines
+def search(results: Results, title: str, start: dict[str, Any], variations: list[dict[str, Any]]) -> list[str]:
+    """One table: accuracy at three budgets and the paired gap to `start`, averaged over the budgets."""
+    lines = [
+        f"### {title}",
+        "",
+        f"| setting | {' | '.join(SHARES)} | gap to the start | verdict | tower FLOPs |",
+        "|---|---|---|---|---|---|---|",
+        f"| start | {' | '.join(_accuracies(results, 'dev', [start]))} | | | {_flops(results, start)} |",
+    ]
+    base = _pooled(results, "dev", [start])
+    for changes in variations:
+        mine = _pooled(results, "dev", [changes])
+        told = "not measured | "
+        if mine is not None and base is not None:
+            gap = results.compare("dev", mine, base, relative=False)
+            told = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] | {_verdict(gap)}"
+        shown = {name: value for name, value in changes.items() if start.get(name) != value}
+        cells = [_words(shown), *_accuracies(results, "dev", [changes]), told, _flops(results, changes)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
@@ -118,19 +112,16 @@ def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     full = results.right(split, None)
     if full is None:
         return ["not measured"]
-    groups: dict[str, list[dict[str, Any]]] = {
-        "EvoPrune, chosen defaults": [chosen],
-        "EvoPrune, starting point": [{}],
-        **BASELINES,
-    }
+    same = {"contiguous": chosen, "original": chosen | {"positions": "original"}}
+    groups: dict[str, list[dict[str, Any]]] = {f"EvoPrune, {name} positions": [one] for name, one in same.items()}
+    groups |= {f"{name}, contiguous positions" if "," not in name else name: g for name, g in BASELINES.items()}
     lines = [
         f"Unpruned: {full.mean():.3f} over {len(full)} questions.",
         "",
-        "| method | kept | tokens | accuracy | relative accuracy | chosen EvoPrune ahead by |",
+        "| method | kept | tokens | accuracy | relative accuracy | EvoPrune with the same positions ahead by |",
         "|---|---|---|---|---|---|",
     ]
     for keep, share in zip(KEEPS, SHARES, strict=True):
-        reference = results.mean(split, [chosen], keep)
         for name, group in groups.items():
             mine = results.mean(split, group, keep)
             cell = results.cell(split, settings_of(group[0], keep))
@@ -139,7 +130,8 @@ def standing(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
                 continue
             label = f"{name} (mean of {len(SEEDS)} seeds)" if len(group) > 1 else name
             ahead = ""
-            if reference is not None and name != "EvoPrune, chosen defaults":
+            reference = results.mean(split, [same[group[0].get("positions", "contiguous")]], keep)
+            if reference is not None and not name.startswith("EvoPrune"):
                 gap = results.compare(split, reference, mine, relative=False)
                 ahead = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
             relative = results.compare(split, mine, full, relative=True)
@@ -170,7 +162,7 @@ def fates(results: Results, chosen: dict[str, Any]) -> list[str]:
     full = results.right("dev", None)
     if full is None:
         return ["not measured"]
-    groups: dict[str, dict[str, Any]] = {"EvoPrune, chosen defaults": chosen, "EvoPrune, starting point": {}}
+    groups: dict[str, dict[str, Any]] = {"EvoPrune, chosen defaults": chosen, "EvoPrune, original positions": SECOND}
     groups |= {"without attention": {"attention": False}, "without diversity": {"diversity": 0.0}}
     groups |= {name: BASELINES[name][0] for name in ("random, original positions", "grid, original positions")}
     lines = ["| method | kept | glyphs covered | mixed survivors | relative accuracy |", "|---|---|---|---|---|"]
@@ -226,7 +218,10 @@ def page(data: dict[str, Any]) -> str:
         "",
         "## The search (dev)",
         "",
-        *search(results),
+        *chain.from_iterable(search(results, title, {}, group) for title, group in VARIATIONS.items()),
+        f"### Second round, from {_words(SECOND)} on",
+        "",
+        *search(results, "", SECOND, SECOND_ROUND)[2:],
         "## Beside the sanity baselines (dev)",
         "",
         *standing(results, "dev", chosen),

@@ -10,8 +10,8 @@ class Plan:
     """How long each stage runs (steps), with how many scenes a step, and how fast it learns.
 
     For `binding_steps` steps from step `binding_start` on, which is where the language model joins, only digits of
-    colours and colours of digits are asked: asked everything at once, it takes several times longer to learn to look
-    at the patches that a question is about.
+    colours and colours of digits are asked: asked everything at once, it had not learned in 1,400 steps to look at the
+    patches that a question is about (the log of the shipped run up to step 5400).
     """
 
     dense_steps: int = 4000

@@ -66,8 +66,8 @@ class Trainee(nn.Module):
     def _words_loss(self, projected: Tensor, batch: Batch) -> Tensor:
         """Draw every ink patch's embedding towards those of its digit's and its colour's word.
 
-        Questions name digits and colours, so attention from a word to its patches is soon found; without this the
-        language model takes many times longer to look at the picture at all.
+        Questions name digits and colours: a word and its patches then resemble each other, which is meant to help
+        attention find them. What it brings alone has not been measured.
         """
         table = self.network.model.get_input_embeddings().weight
         seen = functional.normalize(projected, dim=-1)

@@ -232,7 +232,7 @@ def test_grid():
 
 
 def test_downsample():
-    assert (Downsample(64).grid(24), Downsample(64).tokens_after(576)) == (8, 64)
-    assert (Downsample(50).grid(24), Downsample(50).tokens_after(576)) == (7, 49)
-    assert (Downsample(1.0).grid(27), Downsample(0.25).grid(24)) == (27, 12)
-    assert Downsample(1).grid(24) == 1
+    assert (Downsample(64).grid(576), Downsample(64).tokens_after(576)) == (8, 64)
+    assert (Downsample(50).grid(576), Downsample(50).tokens_after(576)) == (7, 49)
+    assert (Downsample(1.0).grid(729), Downsample(0.25).grid(576)) == (27, 12)
+    assert Downsample(1).grid(576) == 1

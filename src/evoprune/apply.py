@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .models import find, unwrap
 from .models.entry import Entry
 from .models.features import install_features
 from .models.hooks import install_tower
-from .models.plan import Plan, make_plan
+from .models.plan import Plan
 from .models.positions import install_positions
 from .models.processor import PATCHED, patch_processor
 from .models.state import TowerState
@@ -30,19 +31,26 @@ class Stats:
         self._plan, self._state, self._entry = plan, state, entry
 
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """Patch tokens of an image that leave each layer of the tower that runs, CLS not counted."""
-        return self._plan.tokens
+    def tokens(self) -> tuple[Any, ...]:
+        """Units of a picture that leave each layer of the tower that runs, CLS not counted.
+
+        A unit is a patch, or in families whose projector joins several patches a square of them. Where the pictures of
+        the last forward differ in size: one such tuple for each.
+        """
+        budgets = [budget for run in self._state.all_runs for budget in run.budgets]
+        budgets = budgets or ([self._plan.fixed] if self._plan.fixed is not None else [])
+        counts = [budget.tokens for budget in budgets]
+        return counts[0] if len(set(counts)) == 1 else tuple(counts)
 
     @property
     def flops(self) -> int:
         """FLOPs of the tower's layers for all images of the last forward, by the shape model of `evoprune.flops`."""
-        return self._plan.flops * self._state.run.images
+        return sum(budget.flops for run in self._state.all_runs for budget in run.budgets)
 
     @property
     def selection_flops(self) -> int:
         """FLOPs that choosing the pairs added in the last forward, not counted in `flops`."""
-        return self._plan.selection_flops * self._state.run.images
+        return sum(budget.selection_flops for run in self._state.all_runs for budget in run.budgets)
 
     @property
     def milliseconds(self) -> float | None:
@@ -50,22 +58,37 @@ class Stats:
         return self._entry.timer.milliseconds
 
     @property
-    def sources(self) -> Tensor | None:
-        """Which survivor stands for each original patch, int64 (I, N), -1 where it was dropped; None without images."""
-        return self._state.run.sources()
+    def sources(self) -> Tensor | list[Tensor] | None:
+        """Which survivor stands for each original unit, int64 (I, N), -1 where it was dropped; None without images.
+
+        A row a picture, tile or frame, images before videos; a list of rows where their sizes differ.
+        """
+        return _stacked([row for run in self._state.all_runs for row in run.sources()])
 
     @property
-    def positions(self) -> Tensor | None:
-        """Original raster index of each survivor, int64 (I, K); None without images."""
-        return self._state.run.positions()
+    def positions(self) -> Tensor | list[Tensor] | None:
+        """Original raster index of each survivor, int64 (I, K), or a list of rows; None without images."""
+        return _stacked([row for run in self._state.all_runs for row in run.positions()])
 
     @property
     def visual_tokens(self) -> tuple[int, ...]:
-        """Placeholders in the language model of each image of the last call."""
-        return self._entry.images or (self._plan.count.short,) * self._state.run.images
+        """Placeholders in the language model of each image or video of the last call."""
+        shorts = tuple(budget.count.short for run in self._state.all_runs for budget in run.budgets)
+        return self._entry.images or shorts
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The choices of the family that are in force, such as its pooling."""
+        return dict(self._plan.family.chosen)
 
     def __repr__(self) -> str:
         return f"Stats(tokens={self.tokens}, flops={self.flops}, visual_tokens={self.visual_tokens})"
+
+
+def _stacked(rows: list[Tensor]) -> Tensor | list[Tensor] | None:
+    if not rows:
+        return None
+    return torch.stack(rows) if len({len(row) for row in rows}) == 1 else rows
 
 
 class Handle:
@@ -96,7 +119,14 @@ class Handle:
         self.remove()
 
 
-def apply(model: nn.Module, pruners: Pruner | Sequence[Pruner], processor: Any = None) -> Handle:
+def apply(
+    model: nn.Module,
+    pruners: Pruner | Sequence[Pruner],
+    processor: Any = None,
+    *,
+    encoder_batch: int | None = None,
+    **options: str,
+) -> Handle:
     """Prune visual tokens in `model` from now on, until the handle is removed.
 
     The user's processor, pipeline and `generate` calls stay as they are. `generate` returns the user's own prompt in
@@ -110,6 +140,11 @@ def apply(model: nn.Module, pruners: Pruner | Sequence[Pruner], processor: Any =
         One pruner, or several of different stages.
     processor
         Optional: also patched to write short prompts itself (`patch_processor`).
+    encoder_batch
+        Pictures, tiles or frames that go through the tower at a time, so that long videos need no more memory; all by
+        default. The results are the same.
+    options
+        Choices of the model's family, such as ``pool="average"``; the first value of `Family.options` by default.
 
     Returns
     -------
@@ -124,15 +159,18 @@ def apply(model: nn.Module, pruners: Pruner | Sequence[Pruner], processor: Any =
         A pruner is applied already, or the counts do not fit the model. The model is left as it was.
     """
     model = unwrap(model)
-    family = find(model)
+    family = find(model, **options)
+    if encoder_batch is not None and (type(encoder_batch) is not int or encoder_batch < 1):
+        raise ValueError(f"encoder_batch={encoder_batch!r} is no number of pictures: give an int from 1 on, or None")
     if APPLIED in family.base.__dict__ or APPLIED in family.tower.__dict__:
         raise ValueError("this model has a pruner applied already: call remove() on its handle first")
-    plan = make_plan(family, (pruners,) if isinstance(pruners, Pruner) else tuple(pruners))
-    state = TowerState(plan, family.prefix)
+    plan = Plan(family, (pruners,) if isinstance(pruners, Pruner) else tuple(pruners))
+    state = TowerState(plan)
     with ExitStack() as stack:
         if processor is not None:
             stack.callback(patch_processor(processor, plan.pruners).remove)
-        tower = install_tower(family, plan, state, stack)
+        tower = install_tower(family, plan, state, stack, encoder_batch)
+        family.install(state, stack)
         install_features(family, state, stack)
         entry = Entry(family, state, tower, prefer_short=bool(processor and processor.__dict__.get(PATCHED)))
         if plan.original_positions:

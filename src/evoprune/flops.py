@@ -46,6 +46,7 @@ def selection(
     width: int,
     *,
     prefix: int = 0,
+    unit: int = 1,
     importance: bool = True,
     diversity: bool = True,
 ) -> int:
@@ -53,6 +54,8 @@ def selection(
 
     Parameters
     ----------
+    tokens, merges
+        In units of `unit` patches, which are compared as wholes; attention is received by patches.
     importance
         The layer's attention logits are computed once more to find what each token receives: ``2T^2C``.
     diversity
@@ -61,7 +64,7 @@ def selection(
     total = 0
     for merged in merges:
         if merged:
-            everyone = tokens + prefix
+            everyone = tokens * unit + prefix
             total += 2 * everyone**2 * width if importance else 0
             total += 2 * width * (tokens**2 if diversity else ((tokens + 1) // 2) * (tokens // 2))
         tokens -= merged

@@ -67,7 +67,14 @@ def count(keep: int | float, n: int) -> int:
     return keep
 
 
-def allocate(tokens: int, keep: int, layers: int, strategy: str | Sequence[int] = "skip") -> tuple[int, ...]:
+def allocate(
+    tokens: int,
+    keep: int,
+    layers: int,
+    strategy: str | Sequence[int] = "skip",
+    *,
+    allowed: Sequence[int] | None = None,
+) -> tuple[int, ...]:
     """Return how many pairs each layer merges so that exactly `keep` of `tokens` tokens are left.
 
     A bipartite merge can remove at most half of a layer's tokens. Shares are given out from the last merging
@@ -84,6 +91,8 @@ def allocate(tokens: int, keep: int, layers: int, strategy: str | Sequence[int] 
         ``"mean"`` (all layers equally), ``"skip"`` = ``"skip:1"`` (layers 1, 3, 5, ... from 0), ``"skip:0"``
         (layers 0, 2, 4, ...), ``"first:N"``, ``"last:N"``, ``"increasing:A"`` (weights (l + 1)^A),
         ``"decreasing:A"`` (weights (layers - l)^A), or the counts themselves, one a layer.
+    allowed
+        The layers that may merge at all, all of them by default: the strategy's weights elsewhere count as 0.
 
     Returns
     -------
@@ -109,8 +118,15 @@ def allocate(tokens: int, keep: int, layers: int, strategy: str | Sequence[int] 
             f"{strategy!r} over {layers} layers is {smallest(tokens, layers, strategy)}"
         )
     if not isinstance(strategy, str):
-        return _explicit(tokens, keep, layers, strategy)
+        return _explicit(tokens, keep, layers, strategy, allowed)
     shares = weights(layers, strategy)
+    if allowed is not None:
+        shares = tuple(share if i in allowed else 0 for i, share in enumerate(shares))
+        if keep < tokens and not any(shares):
+            raise ValueError(
+                f"schedule {strategy!r} merges at none of the layers {list(allowed)} that may merge in this model: use "
+                "'mean', or give the counts"
+            )
     least = _halved(tokens, sum(w > 0 for w in shares))
     if keep < least:
         raise ValueError(
@@ -223,7 +239,9 @@ def _fill(merges: list[int], shares: Sequence[int], keep: int, left: int) -> lis
     return merges
 
 
-def _explicit(tokens: int, keep: int, layers: int, counts: Sequence[int]) -> tuple[int, ...]:
+def _explicit(
+    tokens: int, keep: int, layers: int, counts: Sequence[int], allowed: Sequence[int] | None = None
+) -> tuple[int, ...]:
     merges = check_counts(counts)
     if len(merges) != layers:
         raise ValueError(
@@ -231,6 +249,11 @@ def _explicit(tokens: int, keep: int, layers: int, counts: Sequence[int]) -> tup
         )
     left = tokens
     for i, merged in enumerate(merges):
+        if merged and allowed is not None and i not in allowed:
+            raise ValueError(
+                f"schedule {list(merges)} merges at layer {i}, but only the layers {list(allowed)} may merge in this "
+                "model: give 0 there"
+            )
         if not 0 <= merged <= left // 2:
             raise ValueError(
                 f"schedule {list(merges)} merges {merged} of {left} tokens at layer {i}: give 0..{left // 2}, "

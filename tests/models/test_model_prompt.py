@@ -7,10 +7,15 @@ import random
 import pytest
 import torch
 
-from evoprune.models.base import Count
-from evoprune.models.prompt import find_counts, rewrite, runs_of, shorten
+from evoprune.models.base import Count, Segment
+from evoprune.models.prompt import Layout, find_counts, rewrite, runs_of, shorten, uniform_segments
 
 IMAGE, COUNT = 4, Count(6, 2)
+
+
+def shortened(ids: torch.Tensor, mask: torch.Tensor, left: bool) -> Layout:
+    places = ids == IMAGE
+    return shorten(places, mask, uniform_segments(runs_of(places), Segment(COUNT), "image", True), left)
 
 
 def random_row(rng: random.Random) -> list[int]:
@@ -45,7 +50,7 @@ def test_random_batches_are_shortened_as_a_loop_does_it(left: bool) -> None:
         for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
             ids[i, start : start + len(row)] = torch.tensor(row)
             mask[i, start : start + len(row)] = 1
-        layout = shorten(ids == IMAGE, mask, COUNT, left)
+        layout = shortened(ids, mask, left)
         short = rewrite(layout, {"input_ids": ids, "labels": ids, "attention_mask": mask, "kept": width})
         assert short["kept"] == width
         images = 0
@@ -68,7 +73,7 @@ def test_random_batches_are_shortened_as_a_loop_does_it(left: bool) -> None:
 def test_masked_columns_inside_a_row_stay_masked() -> None:
     ids = torch.tensor([[0, 5, 6, *[IMAGE] * 6, 7, 0]])
     mask = torch.tensor([[0, 1, 0, *[1] * 6, 1, 0]])
-    layout = shorten(ids == IMAGE, mask, COUNT, left=True)
+    layout = shortened(ids, mask, left=True)
     assert layout.columns.tolist() == [[1, 2, 3, 4, 9]] and layout.mask.tolist() == [[1, 0, 1, 1, 1]]
 
 

@@ -74,7 +74,7 @@ def test_tokens_of_each_layer_are_those_of_the_schedule(llava: Any) -> None:
         llava.model.get_image_features(pixels())
         assert handle.stats.tokens == (64, 32, 32, 16, 16)
         assert handle.stats.visual_tokens == (16, 16)
-        assert handle.stats.flops == 2 * handle.stats._plan.flops
+        assert handle.stats.flops == 2 * handle.stats._plan.fixed.flops
 
 
 @pytest.mark.parametrize("settings", [{}, {"attention": False}], ids=str)

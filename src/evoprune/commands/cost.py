@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .. import flops
 from ..models import find
 
 
@@ -20,12 +19,10 @@ class TowerFlops(NamedTuple):
 
 
 def unpruned(model: Any) -> TowerFlops:
-    """Return the FLOPs of `model`'s tower on one picture, by the shape model of `evoprune.flops`."""
+    """Return the FLOPs of `model`'s tower on one picture of fixed size, by the shape model of `evoprune.flops`."""
     family = find(model)
-    config: Any = family.tower.config
+    grid = family.grid
+    if grid is None:
+        raise ValueError(f"the pictures of {family.name} vary in size: their FLOPs are known after a forward only")
     layers = max(family.feature_layers), len(family.blocks)
-    costs = (
-        flops.tower(family.tokens, (0,) * count, config.hidden_size, config.intermediate_size, family.prefix)
-        for count in layers
-    )
-    return TowerFlops(*costs)
+    return TowerFlops(*(family.tower_flops(grid, (0,) * count) for count in layers))

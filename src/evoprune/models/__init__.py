@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from .base import BlockSpec, Count, Family, UnsupportedModel
+from .base import BlockSpec, Count, Family, Segment, UnsupportedModel
 from .llava import Llava
 
 FAMILIES: list[type[Family]] = [Llava]
 
-__all__ = ["FAMILIES", "BlockSpec", "Count", "Family", "UnsupportedModel", "find", "unwrap"]
+__all__ = ["FAMILIES", "BlockSpec", "Count", "Family", "Segment", "UnsupportedModel", "find", "unwrap"]
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -28,8 +28,8 @@ def unwrap(model: nn.Module) -> Any:
     return model
 
 
-def find(model: nn.Module) -> Family:
-    """Return the adapter of `model`'s family, found by `config.model_type` and structure.
+def find(model: nn.Module, **options: str) -> Family:
+    """Return the adapter of `model`'s family, found by `config.model_type` and structure; `options` are its choices.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def find(model: nn.Module) -> Family:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     for family in FAMILIES:
         if model_type in family.model_types:
-            adapter = family(model)
+            adapter = family(model, **options)
             _ = adapter.blocks  # fails here, before anything is changed, when the tower is of an unknown kind
             return adapter
     known = ", ".join(f"{family.name} (model_type {' or '.join(family.model_types)})" for family in FAMILIES)

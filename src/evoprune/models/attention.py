@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .state import TowerState
+from .forms import unit_means
+from .state import Run, TowerState
 
 PREFIX = "evoprune_"
 
@@ -27,38 +28,48 @@ class Tap:
 
     Attributes
     ----------
-    importance
-        (B, T) float32 attention received by each patch token: column mean of the whole matrix, CLS included as
-        query and key, its column dropped (method of arXiv 2603.03681, erratum of equation 2: the column mean).
+    received
+        For each sequence (B, T) float32 attention received by each patch token: column mean of the whole matrix, CLS
+        included as query and key, its column dropped (arXiv 2603.03681, erratum of equation 2: the column mean).
     keys
-        (B, T, D) mean over the heads of the patch tokens' keys.
+        For each sequence (B, T, D), the mean over the heads of the patch tokens' keys.
     """
 
-    def __init__(self, state: TowerState, base: Callable[..., Any]):
-        self.state = state
-        self.base = base
+    def __init__(self, state: TowerState, base: Callable[..., Any], layer: int):
+        self.state, self.base, self.layer = state, base, layer
         self.wants_importance = self.wants_keys = self.wants_feature = self.adds_sizes = False
-        self.importance: Tensor | None = None
-        self.keys: Tensor | None = None
+        self.received: list[Tensor] = []
+        self.keys: list[Tensor] = []
 
     def look(self, query: Tensor, key: Tensor, scaling: float, bias: Tensor | None) -> None:
         """Take what the pruners need; query and key are (B, H, T, D), bias (B, T) or None."""
-        prefix = self.state.prefix
+        run, prefix = self.state.run, self.state.form.prefix
+        merges = any(group.budget.merges[self.layer] for group in run.groups)
         with torch.no_grad():
-            if self.wants_importance:
-                self.importance = ops.received_attention(query, key, scaling, key_bias=bias)[:, prefix:]
-            if self.wants_keys:
-                self.keys = key.mean(dim=1)[:, prefix:]
-            if self.wants_feature:  # what CLS looks at, or all tokens where there is no CLS
-                rows = query[:, :, :prefix] if prefix else query
-                self.state.run.importance = ops.received_attention(rows, key, scaling, key_bias=bias)[:, prefix:]
+            for q, k in self.state.form.sequences(query, key, run):
+                if self.wants_importance and merges:
+                    self.received.append(ops.received_attention(q, k, scaling, key_bias=bias)[:, prefix:])
+                if self.wants_keys and merges:
+                    self.keys.append(k.mean(dim=1)[:, prefix:])
+                if self.wants_feature:  # what CLS looks at, or all tokens where there is no CLS
+                    rows = q[:, :, :prefix] if prefix else q
+                    run.received.append(ops.received_attention(rows, k, scaling, key_bias=bias)[:, prefix:])
+
+    def take(self, run: Run) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """Return importance (G, T) and keys (G, T, D) of each group's units, and forget them."""
+        form = self.state.form
+        scores = form.scores(self.received, run) if self.received else None
+        keys = [unit_means(units, form.unit) for units in form.arrange(self.keys, run)] if self.keys else None
+        self.received, self.keys = [], []
+        return scores, keys
 
     def bias(self, query: Tensor) -> Tensor | None:
         """Return log sizes as a key bias, float32 (B, T with prefix), None while nothing has merged."""
-        sizes = self.state.run.sizes
+        sizes = self.state.run.groups[0].sizes if self.state.run.groups else None
         if not self.adds_sizes or sizes is None:
             return None
-        return torch.cat((sizes.new_zeros(sizes.shape[0], self.state.prefix), sizes.log()), dim=1)
+        prefix = sizes.new_zeros(sizes.shape[0], self.state.form.prefix)
+        return torch.cat((prefix, sizes.log().repeat_interleave(self.state.form.unit, dim=1)), dim=1)
 
 
 def tapped_attention(
@@ -76,13 +87,13 @@ def tapped_attention(
     return tap.base(module, query, key, value, attention_mask, **kwargs)
 
 
-def install_tap(attention: nn.Module, state: TowerState, stack: ExitStack) -> Tap:
+def install_tap(attention: nn.Module, state: TowerState, layer: int, stack: ExitStack) -> Tap:
     """Tap `attention` until `stack` closes; a module that has a tap already shares it."""
     if "_evoprune_tap" in attention.__dict__:
         return attention.__dict__["_evoprune_tap"]
     config: Any = attention.config
     name = config._attn_implementation or "eager"
-    tap = Tap(state, _base_function(attention, name, config))
+    tap = Tap(state, _base_function(attention, name, config), layer)
     own = copy.copy(config)
     # The plain property would change sub-configs too, which the shallow copy shares with the model.
     own._attn_implementation_internal = _register(name)

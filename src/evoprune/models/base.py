@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from .. import flops
+from ..errors import unknown
 from ..pruners import Pruner
+
+if TYPE_CHECKING:
+    from .forms import Form
+    from .prompt import Layout
+    from .state import Run, TowerState
+
+Grid = tuple[int, int]  # rows and columns of patches of one tower item: a picture, tile, crop or frame
+Modality = Literal["image", "video"]
+MODALITIES: tuple[Modality, ...] = ("image", "video")
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 STAGES = ("input", "encoder", "feature", "decoder")
 
@@ -23,6 +37,25 @@ class Count(NamedTuple):
 
     full: int
     short: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One run of adjacent placeholders in a prompt: an image, a video, or a tile or frame of it.
+
+    Attributes
+    ----------
+    count
+        Its placeholders before and after.
+    items
+        How many items of the tower (tiles, frames) it takes its tokens from, in the tower's order.
+    key
+        What the family needs to place the survivors (`Family.offsets`); hashable.
+    """
+
+    count: Count
+    items: int = 1
+    key: Any = None
 
 
 def _residual(block: nn.Module, hidden: Tensor, update: Tensor) -> Tensor:
@@ -46,10 +79,14 @@ class BlockSpec:
         return self.attn, self.norm2, self.mlp
 
 
-def chain(pruners: Sequence[Pruner], tokens: int) -> int:
-    """Return how many of `tokens` patch tokens leave the pruners, which act in the order of their stages."""
+def chain(pruners: Sequence[Pruner], tokens: int, lenient: bool = False) -> int:
+    """Return how many of `tokens` visual tokens leave the pruners, which act in the order of their stages.
+
+    `lenient` lets an int `keep` above the tokens pass: it then keeps all, as pictures of other sizes need it.
+    """
     for pruner in sorted(pruners, key=lambda one: STAGES.index(one.stage)):
-        tokens = pruner.tokens_after(tokens)
+        if not (lenient and isinstance(pruner.keep, int) and pruner.keep > tokens):
+            tokens = pruner.tokens_after(tokens)
     return tokens
 
 
@@ -81,16 +118,48 @@ class Family(ABC):
     ----------
     model
         The transformers model that owns the tower: the one with `generate`, or its inner base model.
+    options
+        Choices of the family, of those in `options` of the class.
+
+    Attributes
+    ----------
+    modalities
+        What the family takes: images, videos.
+    stages
+        Where pruners may act.
+    options
+        For each option of `apply` that the family takes its values, the default first.
+    uniform
+        Whether every segment of a modality has the same number of placeholders.
+    picks_itself
+        Whether the family calls the feature stage itself (`features.pick`) instead of a pre-hook of its projector.
+    mrope
+        Whether the language model has three-axis positions: survivors then always keep their original ones.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     examples: ClassVar[tuple[str, ...]] = ()
+    towers: ClassVar[str] = ""
     block: ClassVar[BlockSpec]
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+    stages: ClassVar[tuple[str, ...]] = STAGES[:3]
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    uniform: ClassVar[bool] = True
+    picks_itself: ClassVar[bool] = False
+    mrope: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, **options: str):
         self.model: Any = model
         self.base: Any = getattr(model, "base_model", model)
+        for name, value in options.items():
+            if name not in self.options:
+                raise ValueError(unknown(f"option of {self.name}", name, list(self.options)))
+            if value not in self.options[name]:
+                raise ValueError(unknown(name, value, self.options[name]))
+        self.chosen = {name: options.get(name, values[0]) for name, values in self.options.items()}
+
+    # Structure.
 
     @property
     @abstractmethod
@@ -108,24 +177,48 @@ class Family(ABC):
         """The decoder that takes `inputs_embeds` and `position_ids`."""
 
     @property
-    @abstractmethod
     def prefix(self) -> int:
         """Tokens at the front of the tower's sequence that stand for no patch (CLS)."""
+        return 0
 
     @property
-    @abstractmethod
     def kept_prefix(self) -> int:
         """How many of the prefix tokens the language model sees."""
+        return 0
 
     @property
-    @abstractmethod
     def feature_layers(self) -> tuple[int, ...]:
         """Indices of the hidden states in use, 0 = the embeddings, l = what leaves layer l - 1."""
+        return (len(self.blocks),)
 
     @property
-    @abstractmethod
-    def side(self) -> int:
-        """Patches a side of the picture as the processor makes it."""
+    def merging_layers(self) -> tuple[int, ...] | None:
+        """The layers that may merge, None for all of them."""
+        return None
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The tower's transformer blocks."""
+        return find_blocks(self.tower, self.block)
+
+    @property
+    def form(self) -> Form:
+        """How the tower's hidden states lie."""
+        from .forms import Batched
+
+        return Batched(self.prefix, self.unit_side)
+
+    # Counts.
+
+    @property
+    def side(self) -> int | None:
+        """Patches a side of the picture as the processor makes it, None where it varies."""
+        return None
+
+    @property
+    def grid(self) -> Grid | None:
+        """Patches of a tower item, None where they vary."""
+        return None if self.side is None else (self.side, self.side)
 
     @property
     @abstractmethod
@@ -133,28 +226,131 @@ class Family(ABC):
         """Pixels a side of a patch."""
 
     @property
+    def unit_side(self) -> int:
+        """Patches a side of a unit: the projector makes one token of it, and only whole units merge."""
+        return 1
+
+    def units(self, grid: Grid) -> int:
+        """Return the units of a tower item: what merges and is counted."""
+        return (grid[0] // self.unit_side) * (grid[1] // self.unit_side)
+
+    def native(self, grid: Grid, modality: Modality = "image") -> int:
+        """Return the tokens that an unpruned tower item becomes in the language model, prefix not counted."""
+        return self.units(grid)
+
+    def tokens_after(self, pruners: Sequence[Pruner], grid: Grid | None = None, modality: Modality = "image") -> Count:
+        """Return the placeholders of one tower item before and after the pruners: the one source of all counts."""
+        native = self.native(self._known(grid), modality)
+        lenient = self.grid is None or not self.uniform
+        return Count(native + self.kept_prefix, chain(pruners, native, lenient) + self.kept_prefix)
+
+    def segments(
+        self, arguments: Mapping[str, Any], modality: Modality, pruners: Sequence[Pruner]
+    ) -> list[Segment] | None:
+        """Return the segments of a modality that a call of generate or forward brings along, None if none.
+
+        In the order of the prompt, from pixels, sizes or grids; pixels may be missing where `mm_encoder_outputs`
+        carries the features.
+        """
+        pixels = arguments.get(PIXELS[modality])
+        if pixels is None:
+            return None
+        return [Segment(self.tokens_after(pruners, modality=modality))] * int(pixels.shape[0])
+
+    def offsets(self, segment: Segment, survivors: Sequence[Tensor]) -> Tensor:
+        """Return for each token of a pruned segment the offset of the native placeholder it stands for.
+
+        Parameters
+        ----------
+        survivors
+            For each of the segment's items the raster index of its surviving units, int64 (K,).
+
+        Returns
+        -------
+        Tensor
+            int64 (segment.count.short,), ascending where the family's tokens are in raster order.
+        """
+        prefix = torch.arange(self.kept_prefix, device=survivors[0].device)
+        return torch.cat((prefix, *(self.kept_prefix + places for places in survivors)))
+
+    def position_table(self, layout: Layout, columns: Tensor) -> Tensor:
+        """Return the positions in the language model of a short prompt's columns, int64 (B, S).
+
+        `columns` (B, S) are the columns of the prompt with all placeholders that they stand for.
+        """
+        from .positions import original_table
+
+        return original_table(layout, columns)
+
+    def tower_flops(self, grid: Grid, merges: Sequence[int]) -> int:
+        """Return the FLOPs of the first ``len(merges)`` layers on one item, `merges` in units."""
+        config: Any = self.tower.config
+        unit = self.unit_side**2
+        return flops.tower(
+            self.units(grid) * unit, [unit * r for r in merges], self.width, config.intermediate_size, self.prefix
+        )
+
+    @property
+    def width(self) -> int:
+        """Hidden size of the tower."""
+        return int(self.tower.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    # Placeholders.
+
+    @property
     @abstractmethod
     def image_token_id(self) -> int:
-        """Id of the placeholder in `input_ids`."""
+        """Id of an image's placeholder in `input_ids`."""
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        return find_blocks(self.tower, self.block)
+    def video_token_id(self) -> int | None:
+        """Id of a video's placeholder, None where videos have none of their own."""
+        return None
 
-    @property
-    def tokens(self) -> int:
-        """Patch tokens of one image."""
-        return self.side**2
+    def token_id(self, modality: Modality) -> int | None:
+        """Return the placeholder of a modality."""
+        return self.image_token_id if modality == "image" else self.video_token_id
 
-    def tokens_after(self, pruners: Sequence[Pruner]) -> Count:
-        """Return an image's placeholders before and after the pruners: the one source of all counts."""
-        return Count(self.tokens + self.kept_prefix, chain(pruners, self.tokens) + self.kept_prefix)
+    # What happens in a call.
 
-    def images(self, inputs: Mapping[str, Any]) -> int | None:
-        """Return how many images `inputs` of generate or forward bring along, None if none."""
-        pixels = inputs.get("pixel_values")
-        return None if pixels is None else int(pixels.shape[0])
+    def items(self, arguments: Mapping[str, Any]) -> list[Grid]:
+        """Return the grids of all items of a tower call, by its arguments."""
+        return [self._known(None)] * int(arguments["pixel_values"].shape[0])
+
+    def resize(self, arguments: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+        """Return a tower call's arguments with pictures of `grid` patches, position embeddings interpolated.
+
+        Bilinear with antialiasing, in float32, in the dtype given.
+        """
+        pixels, size = arguments["pixel_values"], (grid[0] * self.patch_size, grid[1] * self.patch_size)
+        small = nn.functional.interpolate(
+            pixels.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+        return {**arguments, "pixel_values": small.to(pixels.dtype), "interpolate_pos_encoding": True}
+
+    def chunks(self, arguments: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
+        """Yield a tower call in parts of at most `size` items."""
+        for part in arguments["pixel_values"].split(size):
+            yield {**arguments, "pixel_values": part}
+
+    def block_arguments(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a block's keyword arguments for what is left of the tokens (positions, masks, lengths)."""
+        return arguments
+
+    def install(self, state: TowerState, stack: ExitStack) -> None:
+        """Install what the family needs besides: around poolings that would miss the grid, for example."""
+        return
+
+    def finish(self, output: Any, modality: Modality, state: TowerState) -> None:
+        """Put right what `get_image_features` or `get_video_features` is about to return."""
+        return
 
     @abstractmethod
     def check_call(self, arguments: Mapping[str, Any]) -> None:
         """Raise ValueError if a call of `get_image_features` asks for other features than those planned for."""
+
+    def _known(self, grid: Grid | None) -> Grid:
+        grid = grid or self.grid
+        if grid is None:
+            raise ValueError(f"the pictures of {self.name} vary in size: give the grid of patches (rows, columns)")
+        return grid

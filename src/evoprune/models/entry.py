@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from . import generation
-from .base import Family
+from .base import PIXELS, Family, Modality
 from .hooks import Tower
 from .inputs import Prompt, prepare
-from .positions import Positions, original_table
-from .state import Run, TowerState
+from .positions import Positions, original_columns
+from .prompt import Slot
+from .state import TowerState
 from .timing import Timer
 from .undo import set_attribute
 
@@ -41,7 +42,7 @@ class Entry:
         self.active = True
         self.timer = Timer()
         self.images: tuple[int, ...] = ()  # visual tokens an image of the last call, in the language model
-        self.carried: Tensor | None = None
+        self.carried: dict[Any, list[Tensor]] = {}
 
     def install(self, stack: ExitStack) -> None:
         """Wrap the model's entries until `stack` closes."""
@@ -49,7 +50,8 @@ class Entry:
         for owner, name, run in (
             (self.family.model, "generate", self.generate),
             (self.family.model, "forward", self.forward),
-            (self.family.base, "get_image_features", self.get_image_features),
+            (self.family.base, "get_image_features", functools.partial(self.features, "image")),
+            (self.family.base, "get_video_features", functools.partial(self.features, "video")),
         ):
             if hasattr(owner, name):
                 self._wrap(owner, name, run, stack)
@@ -63,7 +65,7 @@ class Entry:
             if not self.active:
                 return original(*args, **kwargs)
             with self.lock:
-                if self.depth and name != "get_image_features":
+                if self.depth and name in ("generate", "forward"):
                     return original(*args, **kwargs)
                 if args:
                     bound = signature.bind_partial(*args, **kwargs).arguments
@@ -86,25 +88,30 @@ class Entry:
         prompt = prepare(self.family, self.state.plan, arguments, self.prefer_short, generate=False)
         return self._call(original, prompt.arguments, prompt)
 
-    def get_image_features(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    def features(self, modality: Modality, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Run `get_image_features` or `get_video_features` on pruned pictures."""
         self.tower.check()
         self.family.check_call(arguments)
         self.state.inside_model = arguments.get("output_hidden_states") is not True
+        self.state.modality = modality
         try:
             output = original(**arguments)
         finally:
-            self.state.inside_model = False
+            self.state.inside_model, self.state.modality = False, "image"
+        self.family.finish(output, modality, self.state)
         if self.state.plan.original_positions and not isinstance(output, tuple):
-            setattr(output, CARRIED, self.state.run.positions())
+            setattr(output, CARRIED, self.state.survivors(modality))
         return output
 
     def _call(self, original: Callable[..., Any], arguments: dict[str, Any], prompt: Prompt) -> Any:
         self.tower.check()
-        self.state.run = Run(self.state.plan)
-        self.carried = None
-        features = (arguments.get("mm_encoder_outputs") or {}).get("image")
-        if features is not None:
-            self.carried = getattr(features, CARRIED, None)
+        self.state.clear()
+        features = arguments.get("mm_encoder_outputs") or {}
+        self.carried = {
+            modality: places
+            for modality, one in features.items()
+            if (places := getattr(one, CARRIED, None)) is not None
+        }
         original_positions = self.state.plan.original_positions
         self.positions.begin(prompt.layout or prompt.earlier if original_positions else None)
         self.images = prompt.visual_tokens
@@ -115,8 +122,7 @@ class Entry:
         finally:
             self.depth -= 1
             self.positions.begin(None)
-        if prompt.layout is not None:
-            prompt.remember(getattr(output, "past_key_values", None))
+        prompt.remember(getattr(output, "past_key_values", None))
         return output
 
     def resolve(self, past: int, rows: int) -> None:
@@ -124,26 +130,46 @@ class Entry:
         layout = self.positions.layout
         if layout is None:
             return
-        survivors = self.carried if self.carried is not None else self.state.run.positions()
-        known = 0 if survivors is None else survivors.shape[0]
         repeat = max(1, rows // layout.columns.shape[0])
-        slots = layout.slots
-        if survivors is not None and known == repeat * len(slots):
-            survivors = survivors[::repeat]
+        offsets: list[tuple[Slot, Tensor]] = []
+        for modality in self.family.modalities:
+            slots = [slot for slot in layout.slots if slot.modality == modality]
+            survivors = self.carried.get(modality) or self.state.survivors(modality)
+            offsets += self._offsets(slots, survivors, past, repeat)
+        self.positions.table = self.family.position_table(layout, original_columns(layout, offsets))
+
+    def _offsets(self, slots: list[Slot], survivors: list[Tensor], past: int, repeat: int) -> list[tuple[Slot, Tensor]]:
+        """Return where the survivors of each slot's items stood; slots of images in the cache are left out."""
+        if len(survivors) == repeat * sum(slot.segment.items for slot in slots):
+            survivors = _every(survivors, slots, repeat)
         else:
             slots = [slot for slot in slots if slot.short >= past]
-            if known != len(slots):
+            if len(survivors) != sum(slot.segment.items for slot in slots):
                 raise ValueError(
                     f"positions='original' needs to know which tokens survive in {len(slots)} images of the prompt but "
-                    f"{known} were encoded: pass pixel_values, or use positions='contiguous'"
+                    f"{len(survivors)} were encoded: pass pixel_values, or use positions='contiguous'"
                 )
-        if survivors is None:
-            survivors = torch.zeros(0, 0, dtype=torch.long, device=self.family.language_model.device)  # type: ignore
-        self.positions.table = original_table(layout, slots, survivors, self.family.kept_prefix)
+        found, item = [], 0
+        for slot in slots:
+            places = survivors[item : item + slot.segment.items]
+            found.append((slot, self.family.offsets(slot.segment, places)))
+            item += slot.segment.items
+        return found
+
+
+def _every(survivors: list[Tensor], slots: list[Slot], repeat: int) -> list[Tensor]:
+    """Return the survivors of the first of `repeat` equal copies of each segment, as beams make them."""
+    if repeat == 1:
+        return survivors
+    found, item = [], 0
+    for slot in slots:
+        found += survivors[item : item + slot.segment.items]
+        item += repeat * slot.segment.items
+    return found
 
 
 def _device(arguments: dict[str, Any]) -> torch.device | None:
-    for name in ("input_ids", "inputs_embeds", "pixel_values"):
+    for name in ("input_ids", "inputs_embeds", *PIXELS.values()):
         value = arguments.get(name)
         if isinstance(value, Tensor):
             return value.device

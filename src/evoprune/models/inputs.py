@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Family
+from .base import MODALITIES, Family, Modality, Segment
 from .plan import Plan
-from .prompt import Layout, find_counts, rewrite, runs_of, shorten
+from .prompt import Found, Layout, assign_segments, find_counts, rewrite, runs_of, shorten, uniform_segments
 
 ATTACHED = "_evoprune_layout"  # on a cache: how the prompt in it was shortened
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a cache knows of the prompt in it: its layout, and the segments of each row and modality."""
+
+    layout: Layout | None
+    segments: Mapping[Modality, list[list[Segment]]]
 
 
 @dataclass
@@ -25,12 +33,13 @@ class Prompt:
     earlier: Layout | None = None  # of the call that filled the cache
     visual_tokens: tuple[int, ...] = field(default=())
     cache: Any = None
+    segments: Mapping[Modality, list[list[Segment]]] = field(default_factory=dict)
 
     def remember(self, cache: Any) -> None:
         """Note the layout on the cache, so that a continuation with the user's long mask can be understood."""
         for one in (self.cache, cache):
-            if one is not None and not isinstance(one, tuple):
-                setattr(one, ATTACHED, self.layout)
+            if one is not None and not isinstance(one, tuple) and (self.layout or self.segments):
+                setattr(one, ATTACHED, Memory(self.layout, self.segments))
 
 
 def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short: bool, generate: bool) -> Prompt:
@@ -43,37 +52,81 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
     """
     cache = arguments.get("past_key_values")
     past = int(cache.get_seq_length()) if cache is not None else 0
-    earlier = getattr(cache, ATTACHED, None) if past else None
+    memory = getattr(cache, ATTACHED, None) if past else None
+    earlier = memory.layout if memory is not None else None
     arguments = _continued_mask(arguments, past, earlier)
-    images = _images(family, plan, arguments)
-    is_image = _placeholders(family, arguments, images)
-    if is_image is None:
+    found: list[Found] = []
+    visual: list[int] = []
+    is_visual = None
+    for modality in family.modalities:
+        given = _given(family, plan, arguments, modality)
+        places = _placeholders(family, arguments, modality, given)
+        if places is None:
+            continue
+        is_visual = places if is_visual is None else is_visual | places
+        kept = [] if memory is None else memory.segments.get(modality, [])
+        here = _find(family, plan, runs_of(places), given, kept, modality, past > 0, prefer_short)
+        found += here
+        visual += [one.count.short for one in (given if given is not None else [one.segment for one in here])]
+    if is_visual is None or not found:
         return Prompt(arguments, earlier=earlier, cache=cache)
-    runs = [length for row in runs_of(is_image) for _, length in row]
-    kind = find_counts(runs, plan.count, images, past > 0, prefer_short)
-    if kind == "none":
-        return Prompt(arguments, earlier=earlier, cache=cache)
-    short = plan.count.short
-    shortened = kind == "long" and short < plan.count.full
-    size = plan.count.full if kind == "long" else short
-    number = sum(run // size for run in runs if run % size == 0)
-    visual = (short,) * (number if images is None else images)
-    if not shortened and not plan.original_positions:
-        return Prompt(arguments, earlier=earlier, visual_tokens=visual, cache=cache)
     partial = past > 0 and _width(arguments) < _mask_width(arguments)
+    segments = _by_row(found, is_visual.shape[0], memory if partial else None)
+    shortened = any(one.surplus and one.segment.count.short < one.segment.count.full for one in found)
+    short = any(one.segment.count.short < one.segment.count.full for one in found)
+    if not shortened and not (plan.original_positions and short):
+        return Prompt(arguments, earlier=earlier, visual_tokens=tuple(visual), cache=cache, segments=segments)
     if partial and plan.original_positions:
         raise ValueError(
             "positions='original' cannot place a new image when only the new ids are given with a cache: pass the ids "
             "of the whole conversation, or use positions='contiguous'"
         )
-    layout = _layout(family, plan, arguments, is_image, generate, shortened)
-    return Prompt(_shortened(plan, arguments, layout, partial), layout, earlier, visual, cache)
+    found.sort(key=lambda one: (one.row, one.column))
+    layout = _layout(family, arguments, is_visual, generate, found)
+    changed = _shortened(plan, arguments, layout, partial)
+    return Prompt(changed, layout, earlier, tuple(visual), cache, segments)
 
 
-def _layout(
-    family: Family, plan: Plan, arguments: dict[str, Any], is_image: Tensor, generate: bool, shortened: bool
-) -> Layout:
-    width, mask = is_image.shape[1], arguments.get("attention_mask")
+def _by_row(found: list[Found], rows: int, memory: Memory | None) -> dict[Modality, list[list[Segment]]]:
+    table: dict[Modality, list[list[Segment]]] = {}
+    for modality in MODALITIES:
+        before = memory.segments.get(modality, []) if memory is not None else []
+        table[modality] = [list(before[row]) if row < len(before) else [] for row in range(rows)]
+    for one in found:
+        table[one.modality][one.row].append(one.segment)
+    return table
+
+
+def _find(
+    family: Family,
+    plan: Plan,
+    rows: list[list[tuple[int, int]]],
+    given: list[Segment] | None,
+    earlier: list[list[Segment]],
+    modality: Modality,
+    cached: bool,
+    prefer_short: bool,
+) -> list[Found]:
+    """Return the segments of a modality in the prompt's runs of placeholders."""
+    lengths = [length for row in rows for _, length in row]
+    if not family.uniform:
+        if given is None and not earlier:
+            return []
+        if not lengths and given and not cached:
+            raise ValueError(
+                f"the prompt holds no {modality} placeholder but {len(given)} {modality}s were given: expand the "
+                "prompt with the model's own processor"
+            )
+        if not lengths:
+            return []
+        return assign_segments(rows, given or [], earlier, modality)
+    segment = given[0] if given else Segment(family.tokens_after(plan.pruners, modality=modality))
+    kind = find_counts(lengths, segment.count, None if given is None else len(given), cached, prefer_short)
+    return [] if kind == "none" else uniform_segments(rows, segment, modality, kind == "long")
+
+
+def _layout(family: Family, arguments: dict[str, Any], is_visual: Tensor, generate: bool, found: list[Found]) -> Layout:
+    width, mask = is_visual.shape[1], arguments.get("attention_mask")
     if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         shape = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"of type {type(mask).__name__}"
         raise ValueError(
@@ -84,7 +137,7 @@ def _layout(
         mask = _mask_from_padding(family.model, arguments)
     mask = None if mask is None else mask[:, -width:].cpu()
     right_padded = mask is not None and not generate and bool((mask[:, -1] == 0).any())
-    layout = shorten(is_image, mask, plan.count, left=not right_padded, surplus=shortened)
+    layout = shorten(is_visual, mask, found, left=not right_padded)
     ids = arguments.get("input_ids")
     layout.ids = ids if isinstance(ids, Tensor) and ids.shape[1] == width else None
     given = arguments.get("position_ids")
@@ -113,31 +166,39 @@ def _shortened(plan: Plan, arguments: dict[str, Any], layout: Layout, partial: b
     return changed
 
 
-def _images(family: Family, plan: Plan, arguments: Mapping[str, Any]) -> int | None:
-    features = (arguments.get("mm_encoder_outputs") or {}).get("image")
+def _given(family: Family, plan: Plan, arguments: Mapping[str, Any], modality: Modality) -> list[Segment] | None:
+    """Return the segments that a call brings along as pixels or as features; None if none."""
+    features = (arguments.get("mm_encoder_outputs") or {}).get(modality)
     if features is None:
-        return family.images(arguments)
-    lengths = {len(one) for one in features.pooler_output}
-    if lengths - {plan.count.short}:
+        return family.segments(arguments, modality, plan.pruners)
+    lengths = [len(one) for one in features.pooler_output]
+    if family.uniform:
+        segments = [Segment(family.tokens_after(plan.pruners, modality=modality))] * len(lengths)
+    else:
+        segments = family.segments(arguments, modality, plan.pruners) or []
+    expected = [one.count.short for one in segments]
+    if lengths != expected and sum(lengths) != sum(expected):
         raise ValueError(
-            f"mm_encoder_outputs carries {sorted(lengths)} tokens an image where the pruner leaves {plan.count.short}: "
-            "compute it with get_image_features while the pruner is applied"
+            f"mm_encoder_outputs carries {sorted(set(lengths))} tokens an {modality} where the pruner leaves "
+            f"{' or '.join(map(str, sorted(set(expected))))}: compute it with get_{modality}_features while the pruner "
+            "is applied, and give the sizes or grids along"
         )
-    return len(features.pooler_output)
+    return segments
 
 
-def _placeholders(family: Family, arguments: Mapping[str, Any], images: int | None) -> Tensor | None:
-    """Return bool (B, L) on the CPU: which columns are image placeholders; None without ids or images."""
-    ids = arguments.get("input_ids")
-    embeds = arguments.get("inputs_embeds")
-    if embeds is not None and not images:
+def _placeholders(
+    family: Family, arguments: Mapping[str, Any], modality: Modality, given: list[Segment] | None
+) -> Tensor | None:
+    """Return bool (B, L) on the CPU: which columns are placeholders; None without ids or images."""
+    ids, embeds, placeholder = arguments.get("input_ids"), arguments.get("inputs_embeds"), family.token_id(modality)
+    if placeholder is None or (embeds is not None and not given):
         return None  # the caller has put the features in already
     if isinstance(embeds, Tensor) and (ids is None or ids.shape[1] != embeds.shape[1]):
-        token = torch.full((), family.image_token_id, dtype=torch.long, device=embeds.device)
+        token = torch.full((), placeholder, dtype=torch.long, device=embeds.device)
         return (embeds == family.model.get_input_embeddings()(token)).all(-1).cpu()
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
-    return (ids == family.image_token_id).cpu()
+    return (ids == placeholder).cpu()
 
 
 def _continued_mask(arguments: dict[str, Any], past: int, earlier: Layout | None) -> dict[str, Any]:

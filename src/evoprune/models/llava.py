@@ -18,8 +18,8 @@ class Llava(Family):
     examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
     block = BlockSpec(attn="self_attn", norm2="layer_norm2", mlp="mlp")
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
+    def __init__(self, model: nn.Module, **options: str):
+        super().__init__(model, **options)
         missing = [name for name in ("vision_tower", "multi_modal_projector") if not hasattr(self.base, name)]
         if missing:
             raise UnsupportedModel(f"{type(model).__name__} has no {' and no '.join(missing)}: it is no LLaVA model")

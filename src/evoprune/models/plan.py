@@ -2,92 +2,167 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from .. import flops
 from ..pruners import EncoderPruner, FeaturePruner, InputPruner, Pruner
-from .base import STAGES, Count, Family
+from .base import STAGES, Count, Family, Grid, Modality
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Counts of one image through the stages; T and N are without prefix tokens (CLS)."""
+class Budget:
+    """Counts of one tower item through the stages, in units, without prefix tokens (CLS).
 
-    pruners: tuple[Pruner, ...]
+    Attributes
+    ----------
+    full
+        Patches (rows, columns) of the item as the processor makes it.
+    grid
+        Patches that enter the tower.
+    merges
+        Pairs of units merged at each layer that runs.
+    features, selected
+        Units that enter and that leave the feature stage.
+    count
+        Tokens in the language model, native and pruned, with the prefix tokens that it sees.
+    flops, selection_flops
+        The tower's, and what choosing the pairs adds to them.
+    """
+
+    full: Grid
+    grid: Grid
+    entering: int
+    merges: tuple[int, ...]
+    features: int
+    selected: int
     count: Count
-    side: int
-    grid: int  # patches a side that enter the tower
-    merges: tuple[int, ...]  # pairs merged at each layer that runs
-    features: int  # tokens that enter the feature stage
-    selected: int  # tokens that leave it
-    flops: int  # the tower's, for one image
-    selection_flops: int  # what choosing the pairs adds to them
-    input: InputPruner | None = None
-    encoder: EncoderPruner | None = None
-    feature: FeaturePruner | None = None
+    flops: int
+    selection_flops: int
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Tokens that leave each layer of the tower that runs."""
-        return tuple(accumulate(self.merges, lambda left, merged: left - merged, initial=self.grid**2))[1:]
+        """Units that leave each layer of the tower that runs."""
+        return tuple(accumulate(self.merges, lambda left, merged: left - merged, initial=self.entering))[1:]
+
+    @property
+    def pruned(self) -> bool:
+        """Whether anything is dropped: the family's own poolings are then left out."""
+        return self.grid != self.full or any(self.merges) or self.selected < self.features
+
+
+class Plan:
+    """The pruners of one `apply` by stage, and the budgets of pictures by their grid.
+
+    Attributes
+    ----------
+    fixed
+        The budget of every picture, None where pictures differ in size.
+    layers
+        How many layers of the tower run.
+    merging
+        The layers that may merge.
+    """
+
+    def __init__(self, family: Family, pruners: Sequence[Pruner]):
+        self.family, self.pruners = family, tuple(pruners)
+        stages = _by_stage(pruners, family)
+        self.image, self.wanted, self.picker = (stages.get(stage) for stage in STAGES[:3])
+        self.layers = max(family.feature_layers)
+        self._budgets: dict[tuple[Grid, Modality], Budget] = {}
+        self.fixed = self.budget(family.grid) if family.grid is not None and len(family.modalities) == 1 else None
+        if family.grid is not None:
+            for modality in family.modalities:
+                self.budget(family.grid, modality)
+        self.merging = self._merging_layers()
+
+    @property
+    def encoder(self) -> EncoderPruner | None:
+        """The pruner inside the tower, None where it merges nothing."""
+        return self.wanted if isinstance(self.wanted, EncoderPruner) and self.merging else None
+
+    @property
+    def feature(self) -> FeaturePruner | None:
+        """The pruner behind the tower, None where it keeps everything."""
+        idle = (
+            self._budgets
+            and self.family.grid is not None
+            and not any(one.selected < one.features for one in self._budgets.values())
+        )
+        return self.picker if isinstance(self.picker, FeaturePruner) and not idle else None
 
     @property
     def original_positions(self) -> bool:
-        """Whether survivors keep their placeholder's position in the language model, and some are dropped."""
-        return self.pruners[0].positions == "original" and self.count.short < self.count.full
+        """Whether survivors keep the positions of their placeholders in the language model."""
+        if self.fixed is not None and self.fixed.count.short == self.fixed.count.full:
+            return False
+        return self.family.mrope or self.pruners[0].positions == "original"
 
-    def width_of(self, layer: int) -> int:
-        """Return the tokens that enter layer `layer`."""
-        return self.grid**2 - sum(self.merges[:layer])
+    def budget(self, grid: Grid, modality: Modality = "image") -> Budget:
+        """Return the counts of a tower item of `grid` patches.
 
+        Raises
+        ------
+        ValueError
+            A count that the model cannot give.
+        """
+        if (grid, modality) not in self._budgets:
+            self._budgets[grid, modality] = self._make(grid, modality)
+        return self._budgets[grid, modality]
 
-def make_plan(family: Family, pruners: Sequence[Pruner]) -> Plan:
-    """Check the pruners against the model and return the counts.
+    def _make(self, grid: Grid, modality: Modality) -> Budget:
+        family, lenient = self.family, self.family.grid is None or not self.family.uniform
+        native, entering, small = family.native(grid, modality), family.units(grid), grid
+        visible = native
+        if isinstance(self.image, InputPruner) and (left := _after(self.image, visible, lenient)) < visible:
+            visible = entering = left
+            small = (math.isqrt(left) * family.unit_side,) * 2
+        merges = [0] * self.layers
+        if isinstance(self.wanted, EncoderPruner) and (left := _after(self.wanted, visible, lenient)) < visible:
+            merges, visible = self._merges(self.wanted, entering, left), left
+        features = entering - sum(merges)
+        if isinstance(self.picker, FeaturePruner) and (left := _after(self.picker, visible, lenient)) < visible:
+            selected = left
+        else:
+            selected = features
+        extra = 0
+        if any(merges):
+            extra = self.wanted.selection_flops(  # type: ignore[union-attr]
+                entering, merges, family.width, family.prefix, family.unit_side**2
+            )
+        return Budget(
+            full=grid, grid=small, entering=entering, merges=tuple(merges), features=features, selected=selected,
+            count=family.tokens_after(self.pruners, grid, modality), flops=family.tower_flops(small, merges),
+            selection_flops=extra,
+        )  # fmt: skip
 
-    Raises
-    ------
-    ValueError
-        Two pruners of one stage, a count that the model cannot give, or feature layers that do not allow merging.
-    """
-    stages = _by_stage(pruners)
-    layers = family.feature_layers
-    image_pruner, encoder, feature = (stages.get(stage) for stage in STAGES[:3])
-    grid = family.side
-    if isinstance(image_pruner, InputPruner) and image_pruner.tokens_after(family.tokens) < family.tokens:
-        grid = image_pruner.grid(family.side)
-    left = grid**2
-    merges = [0] * max(layers)
-    if isinstance(encoder, EncoderPruner) and encoder.tokens_after(left) < left:
+    def _merges(self, encoder: EncoderPruner, tokens: int, keep: int) -> list[int]:
+        layers = self.family.feature_layers
         if not min(layers):
             raise ValueError(
                 f"vision_feature_layer selects hidden states {list(layers)}, and nothing can merge before the "
                 "embeddings (0): choose later feature layers or a pruner that acts after the encoder"
             )
-        wanted = encoder.merges(left, min(layers))
-        merges[: len(wanted)] = wanted
-    features = left - sum(merges)
-    selected = feature.tokens_after(features) if feature is not None else features
-    width, mlp = family.tower.config.hidden_size, family.tower.config.intermediate_size  # type: ignore
-    merging = isinstance(encoder, EncoderPruner) and any(merges)
-    return Plan(
-        pruners=tuple(pruners),
-        count=family.tokens_after(pruners),
-        side=family.side,
-        grid=grid,
-        merges=tuple(merges),
-        features=features,
-        selected=selected,
-        flops=flops.tower(left, merges, width, mlp, family.prefix),  # type: ignore[arg-type]
-        selection_flops=encoder.selection_flops(left, merges, width, family.prefix) if merging else 0,  # type: ignore
-        input=image_pruner if isinstance(image_pruner, InputPruner) and grid < family.side else None,
-        encoder=encoder if merging else None,  # type: ignore[arg-type]
-        feature=feature if isinstance(feature, FeaturePruner) and selected < features else None,
-    )
+        wanted = encoder.merges(tokens, min(layers), keep=keep, allowed=self.family.merging_layers)
+        return [*wanted, *([0] * (self.layers - len(wanted)))]
+
+    def _merging_layers(self) -> tuple[int, ...]:
+        if not isinstance(self.wanted, EncoderPruner):
+            return ()
+        if self.family.grid is not None:
+            return tuple(i for i in range(self.layers) if any(one.merges[i] for one in self._budgets.values()))
+        allowed = self.family.merging_layers
+        return tuple(i for i in range(min(self.family.feature_layers)) if allowed is None or i in allowed)
 
 
-def _by_stage(pruners: Sequence[Pruner]) -> dict[str, Pruner]:
+def _after(pruner: Pruner, tokens: int, lenient: bool) -> int:
+    if lenient and isinstance(pruner.keep, int) and pruner.keep > tokens:
+        return tokens
+    return pruner.tokens_after(tokens)
+
+
+def _by_stage(pruners: Sequence[Pruner], family: Family) -> dict[str, Pruner]:
     stages: dict[str, Pruner] = {}
     for pruner in pruners:
         if not isinstance(pruner, Pruner):
@@ -96,6 +171,11 @@ def _by_stage(pruners: Sequence[Pruner]) -> dict[str, Pruner]:
             )
         if pruner.stage not in STAGES[:3]:
             raise ValueError(f"{pruner.name} acts inside the language model, which is not supported yet: leave it out")
+        if pruner.stage not in family.stages:
+            raise ValueError(
+                f"{pruner.name} acts at the {pruner.stage} stage, which {family.name} does not have: choose a method "
+                f"of {', '.join(family.stages)}"
+            )
         if pruner.stage in stages:
             raise ValueError(
                 f"{stages[pruner.stage].name} and {pruner.name} both act at the {pruner.stage} stage: give one a stage"

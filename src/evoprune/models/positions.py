@@ -7,6 +7,7 @@ generated. No generation path has to know about it: static caches, beams and chu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,18 +18,23 @@ from .base import Family
 from .prompt import Layout, Slot
 
 
-def original_table(layout: Layout, slots: list[Slot], survivors: Tensor, prefix: int) -> Tensor:
-    """Return the original position of each short column, int64 (B, S).
+def original_columns(layout: Layout, offsets: Sequence[tuple[Slot, Tensor]]) -> Tensor:
+    """Return the column of the prompt with all placeholders that each short column stands for, int64 (B, S).
 
-    `survivors` (I, K) is the original raster index of each survivor of the images in `slots`; the columns of
-    other images, which are in the cache already, keep numbers that nobody reads.
+    `offsets` (K,) are those of each slot's survivors (`Family.offsets`); the columns of other images, which are in the
+    cache already, keep numbers that nobody reads.
     """
-    device = survivors.device
+    device = offsets[0][1].device if offsets else torch.device("cpu")
     columns = layout.original.to(device, copy=True)
-    begin = columns.gather(1, layout.first.to(device)[:, None])
-    for slot, places in zip(slots, survivors, strict=True):
-        start = slot.short + prefix
-        columns[slot.row, start : start + len(places)] = slot.long + prefix + places
+    for slot, places in offsets:
+        columns[slot.row, slot.short : slot.short + len(places)] = slot.long + places
+    return columns
+
+
+def original_table(layout: Layout, columns: Tensor) -> Tensor:
+    """Return the original position of each short column, int64 (B, S), for `columns` of `original_columns`."""
+    device = columns.device
+    begin = layout.original.to(device).gather(1, layout.first.to(device)[:, None])
     given = layout.position_ids
     if given is None:
         return (columns - begin).clamp(min=0)

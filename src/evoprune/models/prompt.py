@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .base import Count
+from .base import Count, Modality, Segment
 
 # What goes along with input_ids, column by column, and what padding is in it.
 FILL = {"inputs_embeds": 0, "attention_mask": 0, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -18,12 +18,23 @@ FILL = {"inputs_embeds": 0, "attention_mask": 0, "labels": -100, "token_type_ids
 
 @dataclass(frozen=True)
 class Slot:
-    """One image in the prompt: its row, its first placeholder's column before and after, its placeholders."""
+    """One segment in the prompt: its row, and its first placeholder's column before and after."""
 
     row: int
     long: int
     short: int
-    count: Count
+    segment: Segment
+    modality: Modality = "image"
+
+
+class Found(NamedTuple):
+    """One segment found in the prompt as it was given: its row and first column; `surplus` if it is still long."""
+
+    row: int
+    column: int
+    segment: Segment
+    modality: Modality = "image"
+    surplus: bool = True
 
 
 @dataclass
@@ -125,28 +136,91 @@ def runs_of(is_image: Tensor) -> list[list[tuple[int, int]]]:
     return rows
 
 
-def shorten(is_image: Tensor, mask: Tensor | None, count: Count, left: bool, surplus: bool = True) -> Layout:
-    """Return the layout that keeps the first `count.short` of each `count.full` placeholders.
+def uniform_segments(
+    rows: Sequence[Sequence[tuple[int, int]]], segment: Segment, modality: Modality, surplus: bool
+) -> list[Found]:
+    """Return the segments of runs that hold whole multiples of the same one; others are text."""
+    size = segment.count.full if surplus else segment.count.short
+    return [
+        Found(row, column, segment, modality, surplus)
+        for row, runs in enumerate(rows)
+        for start, length in runs
+        if length % size == 0
+        for column in range(start, start + length, size)
+    ]
 
-    Without `surplus` the prompt is short already (an honest processor) and every placeholder stays. Old padding
-    outside a row's first and last unmasked column is dropped, new padding goes to the left or right.
+
+def assign_segments(
+    rows: Sequence[Sequence[tuple[int, int]]],
+    given: Sequence[Segment],
+    earlier: Sequence[Sequence[Segment]],
+    modality: Modality,
+) -> list[Found]:
+    """Return where segments of different lengths stand: for each row those from `earlier` turns, then the next given.
+
+    Raises
+    ------
+    ValueError
+        The runs are not made of these segments, neither long nor short.
     """
-    keep = torch.ones(is_image.shape, dtype=torch.bool)
-    slots: list[tuple[int, int]] = []
-    shift = torch.zeros(is_image.shape, dtype=torch.long)
-    for row, runs in enumerate(runs_of(is_image)):
+    for surplus in (True, False):
+        found = _assign(rows, given, earlier, modality, surplus)
+        if found is not None:
+            return found
+        found = _assign(rows, given, [()] * len(rows), modality, surplus)  # the new ids alone
+        if found is not None:
+            return found
+    counts = [segment.count for segment in given]
+    raise ValueError(
+        f"runs of {[length for runs in rows for _, length in runs]} {modality} placeholders do not fit the "
+        f"{[count.full for count in counts]} that the {modality}s given have (or, pruned, "
+        f"{[count.short for count in counts]}): expand the prompt with the model's own processor"
+    )
+
+
+def _assign(
+    rows: Sequence[Sequence[tuple[int, int]]],
+    given: Sequence[Segment],
+    earlier: Sequence[Sequence[Segment]],
+    modality: Modality,
+    surplus: bool,
+) -> list[Found] | None:
+    left, found = list(given), []
+    for row, runs in enumerate(rows):
+        before = list(earlier[row]) if row < len(earlier) else []
         for start, length in runs:
-            if length % (count.full if surplus else count.short):
-                continue  # a placeholder among the text, see find_counts
-            for image in range(start, start + length, count.full if surplus else count.short):
-                if surplus:
-                    keep[row, image + count.short : image + count.full] = False
-                else:
-                    shift[row, image + count.short :] += count.full - count.short
-                slots.append((row, image))
+            column = start
+            while column < start + length:
+                queue = before or left
+                if not queue:
+                    return None
+                segment = queue.pop(0)
+                found.append(Found(row, column, segment, modality, surplus))
+                column += segment.count.full if surplus else segment.count.short
+            if column != start + length:
+                return None
+        if before:
+            return None
+    return None if left else found
+
+
+def shorten(is_visual: Tensor, mask: Tensor | None, found: Sequence[Found], left: bool) -> Layout:
+    """Return the layout that keeps the first placeholders of each segment, as many as it has after pruning.
+
+    Of a segment without surplus (an honest processor wrote it) every placeholder stays. Old padding outside a row's
+    first and last unmasked column is dropped, new padding goes to the left or right.
+    """
+    keep = torch.ones(is_visual.shape, dtype=torch.bool)
+    shift = torch.zeros(is_visual.shape, dtype=torch.long)
+    for row, column, segment, _, surplus in found:
+        full, short = segment.count
+        if surplus:
+            keep[row, column + short : column + full] = False
+        else:
+            shift[row, column + short :] += full - short
     rows = []
     for row in range(keep.shape[0]):
-        seen = torch.ones_like(keep[row]) if mask is None else mask[row].bool() | is_image[row]
+        seen = torch.ones_like(keep[row]) if mask is None else mask[row].bool() | is_visual[row]
         inside = seen.nonzero().flatten()
         if len(inside):
             keep[row, : int(inside[0])] = False
@@ -163,12 +237,12 @@ def shorten(is_image: Tensor, mask: Tensor | None, count: Count, left: bool, sur
         short_mask *= mask.long().gather(1, columns.clamp(min=0))
     original = columns.clamp(min=0)
     original = original + shift.gather(1, original)
-    found = []
-    for row, image in slots:
-        place = int((columns[row] == image).nonzero()[0])
-        found.append(Slot(row, int(original[row, place]), place, count))
-    spare = (~is_image).int().argmax(dim=1)
-    return Layout(columns, first, spare, is_image.all(dim=1), original, found, is_image.shape[1], short_mask)
+    slots = []
+    for row, column, segment, modality, _ in found:
+        place = int((columns[row] == column).nonzero()[0])
+        slots.append(Slot(row, int(original[row, place]), place, segment, modality))
+    spare = (~is_visual).int().argmax(dim=1)
+    return Layout(columns, first, spare, is_visual.all(dim=1), original, slots, is_visual.shape[1], short_mask)
 
 
 def rewrite(layout: Layout, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -182,13 +182,21 @@ class EncoderPruner(Pruner):
         """Whether layers after the first merge add log(size) to the logits of the keys."""
         return False
 
-    def merges(self, tokens: int, layers: int) -> tuple[int, ...]:
-        """Return how many pairs each of `layers` layers merges; ValueError where that is impossible."""
-        return schedules.allocate(tokens, self.tokens_after(tokens), layers, self.schedule)
+    def merges(
+        self, tokens: int, layers: int, *, keep: int | None = None, allowed: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        """Return how many pairs each of `layers` layers merges; ValueError where that is impossible.
 
-    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int) -> int:
+        `keep` tokens are left, or by default what `tokens_after` says; only the layers in `allowed` merge, all by
+        default.
+        """
+        keep = self.tokens_after(tokens) if keep is None else keep
+        return schedules.allocate(tokens, keep, layers, self.schedule, allowed=allowed)
+
+    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1) -> int:
         """Return the FLOPs that choosing the pairs adds for one image, by `flops.selection`."""
-        return flops.selection(tokens, merges, width, prefix=prefix, importance="importance" in self.needs)
+        wants = "importance" in self.needs
+        return flops.selection(tokens, merges, width, prefix=prefix, unit=unit, importance=wants)
 
     def match(self, view: LayerView, merges: int) -> Matching:
         """Choose `merges` pairs an image."""
@@ -223,9 +231,12 @@ class InputPruner(Pruner):
 
     stage: ClassVar[Stage] = "input"
 
-    def grid(self, side: int) -> int:
-        """Return the patches a side that a picture of `side` x `side` patches is resized to."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how small the picture gets: define grid(side)")
+    def tokens_after(self, n: int) -> int:
+        return self.grid(n) ** 2
+
+    def grid(self, n: int) -> int:
+        """Return the tokens a side of the smaller picture, of one that would be `n` tokens in the language model."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how small the picture gets: define grid(n)")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,5 @@ class Downsample(InputPruner):
     source: ClassVar[str] = "sanity baseline"
     summary: ClassVar[str] = "resizes the picture before the encoder"
 
-    def tokens_after(self, n: int) -> int:
-        return math.isqrt(self.count(n)) ** 2
-
-    def grid(self, side: int) -> int:
-        return math.isqrt(self.count(side * side))
+    def grid(self, n: int) -> int:
+        return math.isqrt(self.count(n))

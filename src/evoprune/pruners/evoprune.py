@@ -81,12 +81,13 @@ class EvoPrune(EncoderPruner):
         protects = self.attention and self.critical_ratio > 0
         return frozenset(["importance"] * protects + ["keys"] * (self.features == "keys"))
 
-    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int) -> int:
+    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1) -> int:
         return flops.selection(
             tokens,
             merges,
             width,
             prefix=prefix,
+            unit=unit,
             importance="importance" in self.needs,
             diversity=self.diversity > 0,
         )

@@ -15,6 +15,7 @@ from transformers import BertConfig
 from typer.testing import CliRunner, Result
 
 from evoprune.cli import app
+from evoprune.commands.answer import generate
 from evoprune.pruners import METHODS
 from evoprune.tiny import build
 
@@ -293,7 +294,7 @@ def test_processor_that_does_not_fit_the_model(
 def test_brackets_in_an_answer_are_no_markup(
     model: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr("evoprune.commands.ask.generate", lambda *_: [answer])
+    monkeypatch.setattr("evoprune.commands.ask.generate", lambda *given: [answer for _ in generate(*given)])
     result = ask(model, picture)
     assert result.exit_code == 0 and answer in result.stdout
 

@@ -84,6 +84,7 @@ def _imports(file: Path) -> set[str]:
         ("apply.py", {"tiny", "show", "commands"}),
         ("show", {"tiny", "commands", "matplotlib"}),
         ("tiny", {"commands", "show"}),
+        ("video", {"transformers", "models", "apply", "tiny", "show", "commands"}),
     ],
 )
 def test_imports_run_one_way(part: str, never: set[str]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .models import UnsupportedModel
     from .models.processor import patch_processor
     from .pruners import Downsample, EvoPrune, Pruner, Random, UniformGrid
+    from .video import read_video
 
 # Where each public name lives. They are imported when first used: torch takes seconds, and `evoprune --help`,
 # an entry point or a look at the version should not wait for it.
@@ -27,6 +28,7 @@ _HOMES = {
     "UnsupportedModel": "models",
     "apply": "apply",
     "patch_processor": "models.processor",
+    "read_video": "video",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "apply",
     "patch_processor",
+    "read_video",
 ]
 
 

@@ -53,6 +53,11 @@ class Stats:
         return sum(budget.selection_flops for run in self._state.all_runs for budget in run.budgets)
 
     @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Patches (rows, columns) of every picture, tile or frame of the last forward as the processor made it."""
+        return tuple(budget.full for run in self._state.all_runs for budget in run.budgets)
+
+    @property
     def milliseconds(self) -> float | None:
         """Time of the last generate or forward; on a GPU by CUDA events, which reading waits for. None before."""
         return self._entry.timer.milliseconds

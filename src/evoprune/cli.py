@@ -52,36 +52,51 @@ def main(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="PNG to write: survivors and what each stands for.")] = Path(
-        "evoprune_demo.png"
-    ),
-    keep: Annotated[str, typer.Option(help="Tokens to keep of each picture: a number, a share or 'all'.")] = "0.25",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture to write: survivors and what each stands for. PNG; GIF or WebP with --video.",
+            show_default="evoprune_demo.png, .gif with --video",
+        ),
+    ] = None,
+    video: Annotated[bool, typer.Option("--video", help="Ask about clips; the picture plays them.")] = False,
+    keep: Annotated[
+        str, typer.Option(help="Tokens to keep of each picture or frame: a number, a share or 'all'.")
+    ] = "0.25",
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each side; the median counts.")] = 5,
     json: Json = False,
 ) -> None:
-    """Ask the embedded model about a few pictures, with and without EvoPrune.
+    """Ask the embedded model about a few pictures or clips, with and without EvoPrune.
 
-    Nothing is downloaded: the model, trained by this project on scenes of handwritten digits on photographs, is
+    Nothing is downloaded: the models, trained by this project on scenes of handwritten digits on photographs, are
     part of the package. Counts, answers and times are measured in the run that prints them.
 
     \b
     Examples:
       evoprune demo
       evoprune demo --keep 24 --output survivors.png
+      evoprune demo --video --output survivors.gif
       evoprune demo --json
     """
     with _told():
         from .commands import demo as command
 
-        command.run(output=output, keep=keep, runs=runs, as_json=json)
+        command.run(output=output, keep=keep, runs=runs, as_json=json, video=video)
 
 
 @app.command()
 def ask(
-    model: Annotated[str, typer.Argument(help="Folder of a model, a hub id, or 'tiny' for the embedded one.")],
-    image: Annotated[list[str], typer.Option(help="Picture file; give the option again for more pictures.")],
+    model: Annotated[str, typer.Argument(help="Folder of a model, a hub id, or an embedded one: tiny, tiny-video.")],
     prompt: Annotated[str, typer.Option(help="The question.")],
-    keep: Annotated[str, typer.Option(help="Tokens to keep of each picture: 64, 0.25 or 'all'.")],
+    keep: Annotated[str, typer.Option(help="Tokens to keep of each picture or frame: 64, 0.25 or 'all'.")],
+    image: Annotated[
+        list[str] | None, typer.Option(help="Picture file; give the option again for more pictures.")
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(help="Video file, animated picture or folder of frames; give the option again for more videos."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of each video, evenly spread.", show_default="32")] = None,
     method: Annotated[str, typer.Option(help="One of `evoprune methods`.")] = "evoprune",
     schedule: Annotated[
         str | None, typer.Option(help="How many tokens merge at which layer: skip, mean, last:13, 0,96,0,64, ...")
@@ -89,13 +104,20 @@ def ask(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting of the method.")
     ] = None,
+    encoder_batch: Annotated[
+        int | None, typer.Option(help="Pictures and frames encoded at a time.", show_default="all at once")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A choice of the model's family (`evoprune models`): pool=average."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, float16 or bfloat16.")] = "auto",
     compare: Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask a model about pictures while visual tokens are pruned.
+    """Ask a model about pictures or videos while visual tokens are pruned.
 
     \b
     Examples:
@@ -103,13 +125,18 @@ def ask(
       evoprune ask llava-hf/llava-1.5-7b-hf --image cat.jpg --prompt "What is this?" --keep 64 --compare
       evoprune ask ./my-llava --image a.jpg --image b.jpg --prompt "What differs?" --keep 64 --schedule last:13
       evoprune ask tiny --image scene.png --prompt "What digit is red?" --method random --keep 49 --set seed=3
+      evoprune ask llava-hf/llava-onevision-qwen2-7b-ov-hf --video clip.mp4 --frames 64 --prompt "Who wins?" --keep 32
     """
     with _told():
         from .commands import ask as command
+        from .commands.settings import apply_options
 
         command.run(
             model,
-            images=image,
+            images=image or [],
+            videos=video or [],
+            frames=frames,
+            options=apply_options(option or [], encoder_batch=encoder_batch),
             prompt=prompt,
             method={"method": method, "keep": keep, "schedule": schedule, "settings": settings or []},
             max_new_tokens=max_new_tokens,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +13,32 @@ from rich.table import Table
 
 from ..apply import apply
 from ..pruners import Pruner
+from ..video import Clip
 from . import cost
 from .answer import generate, prepare, visual_tokens
+from .clips import open_clips
 from .device import choose_device, choose_dtype, timed
-from .errors import refused
+from .errors import UserError, refused
 from .loading import load
 from .pictures import open_picture
 from .settings import make_pruner
 from .terminal import emit, out, progress, watched
+from .watching import answering
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, about which pictures and videos, and how long the answer may get."""
+
+    prompt: str
+    pictures: Sequence[Image.Image]
+    clips: Sequence[Clip]
+    max_new_tokens: int
+
+    @property
+    def items(self) -> int:
+        """Pictures and frames."""
+        return len(self.pictures) + sum(len(clip.frames) for clip in self.clips)
 
 
 def run(
@@ -33,50 +52,64 @@ def run(
     dtype: str,
     compare: bool,
     as_json: bool,
+    videos: Sequence[str] = (),
+    frames: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Check everything that can be wrong, then load the model and answer."""
-    pruner = make_pruner(**method)
+    """Check everything that can be wrong, then load the model and answer.
+
+    Parameters
+    ----------
+    options
+        What `evoprune.apply` takes beside the pruner (`settings.apply_options`).
+    """
+    pruner, chosen = make_pruner(**method), dict(options or {})
     kind, place = choose_dtype(dtype), choose_device(device)
-    pictures = [open_picture(path) for path in images]
+    if not images and not videos:
+        raise UserError("there is nothing to ask about: give a picture with --image or a video with --video")
     shown = watched(as_json)
-    model, processor = load(name, [pruner], place, kind, shown)
-    with progress(shown) as bars:
-        bars.add_task("Answering", total=None)
-        result = _answers(model, processor, pruner, pictures, prompt, max_new_tokens, compare)
-    result = {"model": name, "images": list(images), "prompt": prompt, "method": pruner.to_dict()} | result
+    pictures, clips = [open_picture(path) for path in images], open_clips(videos, frames, shown)
+    model, processor = load(name, [pruner], place, kind, shown, options=chosen, video=bool(videos))
+    asked = Question(prompt, pictures, clips, max_new_tokens)
+    with progress(shown) as bars, answering(bars, model, asked.items, max_new_tokens) as streamer:
+        result = _answers(model, processor, pruner, asked, compare, chosen, streamer)
+    seen = {"images": list(images)} | ({"videos": [clip.to_dict() for clip in clips]} if clips else {})
+    how = {"method": pruner.to_dict()} | ({"options": chosen} if chosen else {})
+    result = {"model": name, **seen, "prompt": prompt, **how} | result
     if as_json:
         emit(result)
     else:
         _show(result)
 
 
+def unpruned_side(
+    model: Any, processor: Any, inputs: Any, max_new_tokens: int, streamer: Callable[[], Any] = lambda: None
+) -> dict[str, Any]:
+    """Answer, placeholders and milliseconds of the model as it is, after a short call to warm up."""
+    with refused(ValueError):
+        generate(model, processor, inputs, 1)  # whatever a first call sets up is in neither time
+        said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens, streamer()), model.device)
+    return {"answer": said[0], "visual_tokens": visual_tokens(model, inputs), "milliseconds": milliseconds}
+
+
 def _answers(
     model: Any,
     processor: Any,
     pruner: Pruner,
-    pictures: list[Image.Image],
-    prompt: str,
-    max_new_tokens: int,
+    asked: Question,
     compare: bool,
+    options: Mapping[str, Any],
+    streamer: Callable[[], Any],
 ) -> dict[str, Any]:
     device: torch.device = model.device
-    inputs = prepare(processor, [prompt], [pictures], device)
-    full = cost.unpruned(model)
+    inputs = prepare(processor, [asked.prompt], [asked.pictures], device, [asked.clips])
     sides: dict[str, Any] = {}
     if compare:
-        with refused(ValueError):
-            generate(model, processor, inputs, 1)  # whatever a first call sets up is in neither time
-            said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens), device)
-        sides["unpruned"] = {
-            "answer": said[0],
-            "visual_tokens": visual_tokens(model, inputs),
-            "tower_flops": full.shipped * len(pictures),
-            "milliseconds": milliseconds,
-        }
+        sides["unpruned"] = unpruned_side(model, processor, inputs, asked.max_new_tokens, streamer)
     with refused(ValueError):
-        handle = apply(model, pruner)
+        handle = apply(model, pruner, **options)
     with handle, refused(ValueError):  # placeholders that do not fit, if the processor is not the model's own
-        said, milliseconds = timed(lambda: generate(model, processor, inputs, max_new_tokens), device)
+        said, milliseconds = timed(lambda: generate(model, processor, inputs, asked.max_new_tokens, streamer()), device)
         stats = handle.stats
         sides["pruned"] = {
             "answer": said[0],
@@ -86,7 +119,10 @@ def _answers(
             "visual_tokens_per_image": list(stats.visual_tokens),
             "tokens_after_each_layer": list(stats.tokens),
         }
-    ratio = stats.flops / (full.read * len(pictures)), stats.flops / (full.shipped * len(pictures))
+        full = cost.unpruned(model, stats)
+    if compare:
+        sides["unpruned"]["tower_flops"] = full.shipped
+    ratio = stats.flops / full.read, stats.flops / full.shipped
     return {
         "answer": sides["pruned"]["answer"],
         **sides,
@@ -107,6 +143,8 @@ def _show(result: Mapping[str, Any]) -> None:
             table.add_row(label, escape(one["answer"]), str(one["visual_tokens"]), f"{one['milliseconds']:.0f} ms")
     console = out()
     console.print(table)
+    for clip in result.get("videos", []):
+        console.print(_used(clip), markup=False, soft_wrap=True)
     ratio = result["tower_flop_ratio"]
     console.print(
         f"\nFLOPs of the vision tower: {ratio['to_layers_read']:.3f} of the unpruned layers in use, "
@@ -114,3 +152,10 @@ def _show(result: Mapping[str, Any]) -> None:
         f"{result['dtype']}, everything from pictures in memory to the answer's last token.",
         soft_wrap=True,
     )
+
+
+def _used(clip: Mapping[str, Any]) -> str:
+    times = clip["timestamps"]
+    span = f", from {times[0]:.1f} s to {times[-1]:.1f} s" if times else ""
+    note = f" ({clip['note']})" if clip["note"] else ""
+    return f"\n{clip['source']}: {clip['frames_used']} of {clip['total_frames']} frames{span}{note}"

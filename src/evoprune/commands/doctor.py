@@ -6,6 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from .. import tiny
 from .._version import __version__
+from ..tiny import video as tiny_video
 from .terminal import emit, out, quiet
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "typer", "rich")
@@ -40,7 +42,8 @@ def run(*, as_json: bool) -> None:
         "devices": _devices(),
         "attention": _attention(),
         "gpu_kernels": _kernels(),
-        "embedded_model": _embedded(),
+        "embedded_model": _embedded(tiny.folder()),
+        "embedded_video_model": _embedded(tiny_video.folder()),
     }
     if as_json:
         emit(found)
@@ -95,8 +98,8 @@ def _kernels() -> dict[str, Any]:
     return {"can_run": not missing, "missing": missing}
 
 
-def _embedded() -> dict[str, Any]:
-    weights = tiny.folder() / "model.safetensors"
+def _embedded(folder: Path) -> dict[str, Any]:
+    weights = folder / "model.safetensors"
     present = weights.is_file()
     return {"present": present, "mib": round(weights.stat().st_size / 2**20, 2) if present else None}
 
@@ -117,7 +120,7 @@ def _show(found: dict[str, Any]) -> None:
     table.add_row("attention", ", ".join(f"{k} {'yes' if v else 'no'}" for k, v in found["attention"].items()))
     kernels = found["gpu_kernels"]
     table.add_row("GPU kernels", "can run" if kernels["can_run"] else f"cannot run: {'; '.join(kernels['missing'])}")
-    embedded = found["embedded_model"]
-    size = f"{embedded['mib']} MiB" if embedded["present"] else "missing: install evoprune again"
-    table.add_row("embedded model", size)
+    for label, embedded in (("model", found["embedded_model"]), ("video model", found["embedded_video_model"])):
+        size = f"{embedded['mib']} MiB" if embedded["present"] else "missing: install evoprune again"
+        table.add_row(f"embedded {label}", size)
     out().print(table)

@@ -1,10 +1,11 @@
-"""Loads a model by folder, hub id or the name ``tiny``, and says in one sentence why it cannot."""
+"""Loads a model by folder, hub id or the name of an embedded one, and says in one sentence why it cannot."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,54 @@ from huggingface_hub.errors import StrictDataclassError
 from ..apply import apply
 from ..models import FAMILIES, find
 from ..pruners import Pruner
+from .clips import check_takes_video
 from .errors import UserError, first_line, refused
 from .terminal import progress, quiet
 
 # What the loaders of transformers raise for files that are missing, broken, or of something else.
 BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, StrictDataclassError)
+EMBEDDED = {"tiny": "tiny", "tiny-video": "tiny.video"}  # name on the command line, and the package with `folder`
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load(
-    name: str, pruners: Sequence[Pruner], device: torch.device, dtype: torch.dtype | str = "auto", shown: bool = False
+    name: str,
+    pruners: Sequence[Pruner],
+    device: torch.device,
+    dtype: torch.dtype | str = "auto",
+    shown: bool = False,
+    *,
+    options: Mapping[str, Any] | None = None,
+    video: bool = False,
 ) -> tuple[Any, Any]:
     """Return the model, in eval mode, and its processor.
 
     The pruners are tried on the model's shapes before any weight is fetched or read.
 
+    Parameters
+    ----------
+    options
+        What `evoprune.apply` is given beside the pruners, tried with them.
+    video
+        Whether the model is to take videos.
+
     Raises
     ------
     UserError
-        No model there, no supported tower, or counts that the model cannot give.
+        No model there, no supported tower, counts that the model cannot give, or no place for a video.
     """
     quiet(shown)
     folder = resolve(name)
     skeleton = _skeleton(name, folder)
     with refused(ValueError):
-        find(skeleton)
-        apply(skeleton, pruners).remove()
+        family = find(skeleton)
+        apply(skeleton, pruners, **(options or {})).remove()
     # Downloads show the hub's own bars, one a file; two displays at once would garble each other.
     with progress(shown and os.path.isdir(folder)) as bars:
         bars.add_task(f"Loading {name}", total=None)
         processor = _processor(name, folder)
+        if video:
+            check_takes_video(name, processor, family)
         return _weights(name, folder, dtype).to(device).eval(), processor
 
 
@@ -55,9 +74,7 @@ def resolve(name: str) -> str:
     UserError
         A folder without a model, or neither a folder nor a possible hub id.
     """
-    from ..tiny import folder as embedded
-
-    path = embedded() if name == "tiny" else Path(os.path.expanduser(name))
+    path = _embedded(name) if name in EMBEDDED else Path(os.path.expanduser(name))
     # os.path, as a name that no file system takes (too long, an unknown ~user) makes pathlib raise.
     if os.path.isdir(path):
         if not os.path.isfile(path / "config.json"):
@@ -65,11 +82,16 @@ def resolve(name: str) -> str:
         return str(path)
     if os.path.exists(path):
         raise UserError(f"{path} is a file: give the folder of a model, or a hub id such as {FAMILIES[0].examples[0]}")
-    if name == "tiny":
+    if name in EMBEDDED:
         raise UserError(f"the embedded model is missing at {path}: install evoprune again")
     if name.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(name):
         raise UserError(f"{name} does not exist: give the folder of a model, or a hub id")
     return name
+
+
+def _embedded(name: str) -> Path:
+    package = import_module(f"evoprune.{EMBEDDED[name]}")
+    return package.folder()
 
 
 def _skeleton(name: str, folder: str) -> Any:
@@ -82,7 +104,7 @@ def _skeleton(name: str, folder: str) -> Any:
         raise UserError(_missing(name, folder, error)) from error
     with refused(ValueError):
         if config.model_type not in {kind for family in FAMILIES for kind in family.model_types}:
-            find(_Named(config))
+            find(_named(config))
     try:
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config)
@@ -92,12 +114,10 @@ def _skeleton(name: str, folder: str) -> Any:
         ) from error
 
 
-class _Named(torch.nn.Module):
-    """Nothing but a config, for the library's own sentence about models that it does not know."""
-
-    def __init__(self, config: Any):
-        super().__init__()
-        self.config = config
+def _named(config: Any) -> torch.nn.Module:
+    """Return nothing but a config, for the library's own sentence about models that it does not know."""
+    name = (getattr(config, "architectures", None) or ["This model"])[0]
+    return type(name, (torch.nn.Module,), {"config": config})()
 
 
 def _missing(name: str, folder: str, error: Exception) -> str:
@@ -126,7 +146,7 @@ def _weights(name: str, folder: str, dtype: torch.dtype | str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    if name == "tiny" and dtype == "auto":
+    if name in EMBEDDED and dtype == "auto":
         dtype = torch.float32  # stored in float16 to be small, meant to run in float32
     try:
         # Weights of other shapes are let through and refused below: transformers would only point at a log.

@@ -7,14 +7,13 @@ import struct
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
+from ..rgb import WHITE, plain_rgb
 from .errors import UserError, first_line
 
 # Processors scale the shorter side to hundreds of pixels: a 1 x 5000 strip would grow to millions on the other.
 LONGEST_ASPECT = 50
-WHITE = (255, 255, 255)
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -38,7 +37,7 @@ def open_picture(path: str | Path) -> Image.Image:
         try:
             with Image.open(file) as picture:
                 picture.load()
-                return _padded(_rgb(ImageOps.exif_transpose(picture)))
+                return _padded(plain_rgb(ImageOps.exif_transpose(picture)))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(
                 f"{file} is beyond the limit of {Image.MAX_IMAGE_PIXELS} pixels: scale the picture down"
@@ -48,29 +47,6 @@ def open_picture(path: str | Path) -> Image.Image:
         # What PIL's readers raise for broken files.
         except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:
             raise UserError(f"{file} is broken or cannot be read ({first_line(error)}): give another file") from error
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bits(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (*WHITE, 255))
-        picture = Image.alpha_composite(ground, picture)
-    return picture.convert("RGB")
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16 bits, 32 bits or floats a pixel to 8 bits; plain `convert` would clip everything above 255 to white."""
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64))
-    top = values.max(initial=0.0)
-    if picture.mode.startswith("I;16") or (255 < top <= 65535):
-        scale = 65535.0
-    elif top <= 1:
-        scale = 1.0
-    else:
-        scale = max(top, 255.0)
-    return Image.fromarray(np.clip(np.rint(values / scale * 255), 0, 255).astype(np.uint8))
 
 
 def _padded(picture: Image.Image) -> Image.Image:

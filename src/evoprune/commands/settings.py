@@ -74,3 +74,29 @@ def _schedule(text: str) -> str | tuple[int, ...]:
     if counts and all(part.lstrip("-").isdecimal() for part in counts):
         return tuple(int(part) for part in counts)
     return text
+
+
+def apply_options(choices: Sequence[str] = (), *, encoder_batch: int | None = None) -> dict[str, Any]:
+    """Return what the command line gives `evoprune.apply` beside the pruner: only what was given.
+
+    Parameters
+    ----------
+    choices
+        ``name=value`` each, of those that the model's family offers; `evoprune.apply` checks them.
+    encoder_batch
+        Pictures and frames that go through the encoder at a time.
+
+    Raises
+    ------
+    UserError
+        A value out of range, or no ``name=value``.
+    """
+    if encoder_batch is not None and encoder_batch < 1:
+        raise UserError(f"--encoder-batch {encoder_batch} encodes nothing: give at least 1 picture or frame at a time")
+    given: dict[str, Any] = {} if encoder_batch is None else {"encoder_batch": encoder_batch}
+    for choice in choices:
+        name, equals, value = (part.strip() for part in choice.partition("="))
+        if not equals or not name or not value or name in given:
+            raise UserError(f"--option {choice!r} is no choice: write name=value once, for example pool=average")
+        given[name] = value
+    return given

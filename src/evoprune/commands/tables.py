@@ -16,14 +16,28 @@ STAGES = {
     "feature": "between encoder and LLM",
     "decoder": "inside the LLM",
 }
+FAMILY_HEADINGS = (
+    "family", "model_type", "towers", "stages", "image", "video", "tested with transformers", "for example",
+)  # fmt: skip
 
 
 def family_rows() -> list[dict[str, Any]]:
     """One entry a model family."""
-    from ..models import FAMILIES
+    from ..models import FAMILIES, TESTED
 
     return [
-        {"family": one.name, "model_types": list(one.model_types), "examples": list(one.examples)} for one in FAMILIES
+        {
+            "family": one.name,
+            "model_types": list(one.model_types),
+            "towers": one.towers,
+            "stages": list(one.stages),
+            "image": "image" in one.modalities,
+            "video": "video" in one.modalities or one.frames_as_images,
+            "options": {name: list(values) for name, values in one.options.items()},
+            "transformers": list(TESTED),
+            "examples": list(one.examples),
+        }
+        for one in FAMILIES
     ]
 
 
@@ -50,8 +64,21 @@ def models(*, as_json: bool) -> None:
     if as_json:
         emit({"models": rows})
         return
-    cells = [(r["family"], ", ".join(r["model_types"]), ", ".join(r["examples"])) for r in rows]
-    _print(("family", "config.model_type", "for example"), cells)
+    _print(FAMILY_HEADINGS, [_family_cells(row) for row in rows])
+    out().print("\nOptions of a family, for --option and evoprune.apply; the first value is the default:", style="bold")
+    chosen = [(r["family"], "  ".join(f"{k}={'|'.join(v)}" for k, v in r["options"].items())) for r in rows]
+    _print(("", ""), [cells for cells in chosen if cells[1]])
+
+
+def _family_cells(row: dict[str, Any], code: str = "") -> list[str]:
+    def names(values: Sequence[str]) -> str:
+        return ", ".join(f"{code}{value}{code}" for value in values)
+
+    yes = {True: "yes", False: "no"}
+    return [
+        row["family"], names(row["model_types"]), row["towers"], names(row["stages"]), yes[row["image"]],
+        yes[row["video"]], ", ".join(row["transformers"]), names(row["examples"][:1]),
+    ]  # fmt: skip
 
 
 def methods(*, as_json: bool) -> None:
@@ -84,10 +111,7 @@ def markdown(kind: str) -> str:
             for r in method_rows()
         ]
     else:
-        headings = ["Family", "`config.model_type`", "For example"]
-        rows = [
-            [r["family"], *(", ".join(f"`{name}`" for name in r[key]) for key in ("model_types", "examples"))]
-            for r in family_rows()
-        ]
+        headings = [heading.capitalize() for heading in FAMILY_HEADINGS]
+        rows = [_family_cells(row, "`") for row in family_rows()]
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,13 @@ def quiet(shown: bool) -> None:
         huggingface_hub.utils.disable_progress_bars()
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, endings: Sequence[str] = (".png",)) -> None:
     """Refuse an output path that cannot be written, before any work is done.
+
+    Parameters
+    ----------
+    endings
+        What the name may end in, in lower case.
 
     Raises
     ------
@@ -69,9 +74,15 @@ def check_writable(path: Path) -> None:
     if not os.path.isdir(folder):  # pathlib's own raises where the name is too long
         raise UserError(f"{path} cannot be written: the folder {folder} does not exist, create it or choose another")
     if os.path.isdir(path):
-        raise UserError(f"{path} cannot be written: it is a folder, give a file name such as {path / 'demo.png'}")
-    if path.suffix.lower() != ".png":
-        raise UserError(f"{path} has the ending {path.suffix!r}: the picture is a PNG, give a name that ends in .png")
+        raise UserError(
+            f"{path} cannot be written: it is a folder, give a file name such as {path / f'demo{endings[0]}'}"
+        )
+    if path.suffix.lower() not in endings:
+        kinds = " or ".join(ending.removeprefix(".").upper() for ending in endings)
+        raise UserError(
+            f"{path} has the ending {path.suffix!r}: the picture is a {kinds}, give a name that ends in "
+            f"{' or '.join(endings)}"
+        )
     existed = os.path.exists(path)
     try:
         path.open("ab").close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .animation import Film, animation, save_animation
 from .regions import regions, survivors
 from .sheet import Row, sheet
 
-__all__ = ["Row", "regions", "sheet", "survivors"]
+__all__ = ["Film", "Row", "animation", "regions", "save_animation", "sheet", "survivors"]

@@ -16,6 +16,7 @@ class Llava(Family):
     name = "LLaVA-1.5"
     model_types = ("llava",)
     examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+    towers = "CLIP ViT-L/14-336"
     block = BlockSpec(attn="self_attn", norm2="layer_norm2", mlp="mlp")
 
     def __init__(self, model: nn.Module, **options: str):

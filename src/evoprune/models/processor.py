@@ -61,6 +61,11 @@ def patch_processor(processor: Any, pruner: Pruner | Sequence[Pruner]) -> Proces
             f"{type(processor).__name__} has no {' and no '.join(missing)}: leave it as it is, the model's entry shim "
             "shortens its prompts"
         )
+    if hasattr(getattr(processor, "image_processor", None), "image_grid_pinpoints"):
+        raise ValueError(
+            f"{type(processor).__name__} cuts pictures into tiles that each keep as many tokens: leave it as it is, "
+            "the model's entry shim shortens its prompts"
+        )
     if processor.__dict__.get(PATCHED):
         raise ValueError("this processor has a pruner applied already: call remove() on its handle first")
     prefix = _prefix(processor)

@@ -7,11 +7,23 @@ from typing import Any
 from torch import nn
 
 from .base import BlockSpec, Count, Family, Segment, UnsupportedModel
+from .gemma3 import Gemma3
+from .idefics3 import Idefics3, SmolVLM
+from .internvl import InternVL
 from .llava import Llava
+from .llava_next import LlavaNext
+from .llava_next_video import LlavaNextVideo
+from .llava_onevision import LlavaOnevision
+from .qwen2_5_vl import Qwen25VL
+from .qwen2_vl import Qwen2VL
+from .qwen3_vl import Qwen3VL
 
-FAMILIES: list[type[Family]] = [Llava]
+TESTED = ("5.17", "5.23")  # the releases of transformers that every family's tests run on
+FAMILIES: list[type[Family]] = [
+    Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, Gemma3, InternVL, Idefics3, SmolVLM, Qwen2VL, Qwen25VL, Qwen3VL,
+]  # fmt: skip
 
-__all__ = ["FAMILIES", "BlockSpec", "Count", "Family", "Segment", "UnsupportedModel", "find", "unwrap"]
+__all__ = ["FAMILIES", "TESTED", "BlockSpec", "Count", "Family", "Segment", "UnsupportedModel", "find", "unwrap"]
 
 
 def unwrap(model: nn.Module) -> Any:

@@ -51,11 +51,14 @@ class Segment:
         How many items of the tower (tiles, frames) it takes its tokens from, in the tower's order.
     key
         What the family needs to place the survivors (`Family.offsets`); hashable.
+    more
+        Whether it goes on with the video of the segment before it (frames between time stamps).
     """
 
     count: Count
     items: int = 1
     key: Any = None
+    more: bool = False
 
 
 def _residual(block: nn.Module, hidden: Tensor, update: Tensor) -> Tensor:
@@ -123,8 +126,12 @@ class Family(ABC):
 
     Attributes
     ----------
+    towers
+        The vision towers that it was made for, in words.
     modalities
-        What the family takes: images, videos.
+        What has placeholders of its own: images, videos.
+    frames_as_images
+        Whether videos come as images, one a frame, without placeholders of their own.
     stages
         Where pruners may act.
     options
@@ -135,6 +142,8 @@ class Family(ABC):
         Whether the family calls the feature stage itself (`features.pick`) instead of a pre-hook of its projector.
     mrope
         Whether the language model has three-axis positions: survivors then always keep their original ones.
+    repeats_rows
+        Whether pixels come by prompt: beams then repeat all pictures of a prompt, not each picture.
     """
 
     name: ClassVar[str]
@@ -143,11 +152,13 @@ class Family(ABC):
     towers: ClassVar[str] = ""
     block: ClassVar[BlockSpec]
     modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+    frames_as_images: ClassVar[bool] = False
     stages: ClassVar[tuple[str, ...]] = STAGES[:3]
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     uniform: ClassVar[bool] = True
     picks_itself: ClassVar[bool] = False
     mrope: ClassVar[bool] = False
+    repeats_rows: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, **options: str):
         self.model: Any = model
@@ -273,14 +284,25 @@ class Family(ABC):
         prefix = torch.arange(self.kept_prefix, device=survivors[0].device)
         return torch.cat((prefix, *(self.kept_prefix + places for places in survivors)))
 
-    def position_table(self, layout: Layout, columns: Tensor) -> Tensor:
-        """Return the positions in the language model of a short prompt's columns, int64 (B, S).
+    def position_table(self, layout: Layout, columns: Tensor, generating: bool) -> tuple[Tensor, Tensor]:
+        """Return the positions in the language model of a short prompt's columns, and of what comes next.
 
-        `columns` (B, S) are the columns of the prompt with all placeholders that they stand for.
+        Parameters
+        ----------
+        columns
+            int64 (B, S): the columns of the prompt with all placeholders that they stand for.
+        generating
+            Whether what comes next is counted on by `generate`, or by the model's own forward.
+
+        Returns
+        -------
+        tuple of Tensor
+            int64 (B, S) and (B,); with three axes (3, B, S) and (3, B).
         """
         from .positions import original_table
 
-        return original_table(layout, columns)
+        table = original_table(layout, columns)
+        return table, table[:, -1] + 1
 
     def tower_flops(self, grid: Grid, merges: Sequence[int]) -> int:
         """Return the FLOPs of the first ``len(merges)`` layers on one item, `merges` in units."""

@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class Entry:
         arguments = prompt.arguments
         if prompt.layout is not None:
             arguments = generation.adapt(self.family.model, prompt.layout, arguments)
-        output = self._call(original, arguments, prompt)
+        output = self._call(original, arguments, prompt, generating=True)
         return output if prompt.layout is None else generation.restore(output, prompt.layout)
 
     def forward(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -90,20 +91,24 @@ class Entry:
 
     def features(self, modality: Modality, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run `get_image_features` or `get_video_features` on pruned pictures."""
+        if self.state.encoding:  # the one calls the other
+            return original(**arguments)
         self.tower.check()
         self.family.check_call(arguments)
         self.state.inside_model = arguments.get("output_hidden_states") is not True
-        self.state.modality = modality
+        self.state.modality, self.state.encoding = modality, True
         try:
             output = original(**arguments)
         finally:
-            self.state.inside_model, self.state.modality = False, "image"
+            self.state.inside_model, self.state.modality, self.state.encoding = False, "image", False
         self.family.finish(output, modality, self.state)
         if self.state.plan.original_positions and not isinstance(output, tuple):
             setattr(output, CARRIED, self.state.survivors(modality))
         return output
 
-    def _call(self, original: Callable[..., Any], arguments: dict[str, Any], prompt: Prompt) -> Any:
+    def _call(
+        self, original: Callable[..., Any], arguments: dict[str, Any], prompt: Prompt, generating: bool = False
+    ) -> Any:
         self.tower.check()
         self.state.clear()
         features = arguments.get("mm_encoder_outputs") or {}
@@ -113,7 +118,7 @@ class Entry:
             if (places := getattr(one, CARRIED, None)) is not None
         }
         original_positions = self.state.plan.original_positions
-        self.positions.begin(prompt.layout or prompt.earlier if original_positions else None)
+        self.positions.begin(prompt.layout or prompt.earlier if original_positions else None, generating)
         self.images = prompt.visual_tokens
         self.depth += 1
         try:
@@ -136,12 +141,14 @@ class Entry:
             slots = [slot for slot in layout.slots if slot.modality == modality]
             survivors = self.carried.get(modality) or self.state.survivors(modality)
             offsets += self._offsets(slots, survivors, past, repeat)
-        self.positions.table = self.family.position_table(layout, original_columns(layout, offsets))
+        self.positions.table, self.positions.after = self.family.position_table(
+            layout, original_columns(layout, offsets), self.positions.generating
+        )
 
     def _offsets(self, slots: list[Slot], survivors: list[Tensor], past: int, repeat: int) -> list[tuple[Slot, Tensor]]:
         """Return where the survivors of each slot's items stood; slots of images in the cache are left out."""
         if len(survivors) == repeat * sum(slot.segment.items for slot in slots):
-            survivors = _every(survivors, slots, repeat)
+            survivors = _every(survivors, slots, repeat, self.family.repeats_rows)
         else:
             slots = [slot for slot in slots if slot.short >= past]
             if len(survivors) != sum(slot.segment.items for slot in slots):
@@ -157,14 +164,17 @@ class Entry:
         return found
 
 
-def _every(survivors: list[Tensor], slots: list[Slot], repeat: int) -> list[Tensor]:
-    """Return the survivors of the first of `repeat` equal copies of each segment, as beams make them."""
+def _every(survivors: list[Tensor], slots: list[Slot], repeat: int, by_row: bool) -> list[Tensor]:
+    """Return the survivors of the first of `repeat` equal copies, as beams make them of each segment or row."""
     if repeat == 1:
         return survivors
+    rows = [list(group) for _, group in groupby(slots, key=lambda slot: slot.row)]
+    copied = rows if by_row else [[slot] for slot in slots]
     found, item = [], 0
-    for slot in slots:
-        found += survivors[item : item + slot.segment.items]
-        item += repeat * slot.segment.items
+    for group in copied:
+        items = sum(slot.segment.items for slot in group)
+        found += survivors[item : item + items]
+        item += repeat * items
     return found
 
 

@@ -57,19 +57,18 @@ class Batched(Form):
         self.prefix, self.unit_side = prefix, unit_side
 
     def split(self, hidden: Tensor, run: Run) -> list[Tensor]:
-        patches = hidden[:, self.prefix :]
-        expected = run.groups[0].left * self.unit if run.groups else 0
-        if patches.shape[1] != expected:
-            raise ValueError(
-                f"{patches.shape[1]} patch tokens reach a layer where the pruner planned for {expected}: "
-                "give pictures of the size that the model's processor makes"
-            )
-        units = self.arrange([patches], run)
+        units = self.arrange([hidden[:, self.prefix :]], run)
         run.in_units = True
         return units
 
     def arrange(self, patches: list[Tensor], run: Run) -> list[Tensor]:
         (values,) = patches
+        expected = run.groups[0].left * self.unit if run.groups else 0
+        if values.shape[1] != expected:
+            raise ValueError(
+                f"{values.shape[1]} patch tokens reach a layer where the pruner planned for {expected}: "
+                "give pictures of the size that the model's processor makes"
+            )
         if self.unit == 1:
             return [values]
         if not run.in_units:

@@ -181,10 +181,11 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
             tap.wants_keys = merges and "keys" in needs
             tap.wants_feature, tap.adds_sizes = wants_feature, proportional
             tower.tapped = True
-        if merges or tap is not None:
+        follows = i > first and type(family).block_arguments is not Family.block_arguments
+        if merges or tap is not None or follows:
             _keep_checkpointing(block, stack)
             tower.stateful.append(block)
-        if i > first:
+        if follows:
             _follow(family, state, block, stack)
         if merges:
             merging = MergeBlock(block, family.block, state, i, tap)
@@ -200,8 +201,6 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
 
 def _follow(family: Family, state: TowerState, block: Any, stack: ExitStack) -> None:
     """Let a block behind a merge have the positions and masks of the tokens that are left."""
-    if type(family).block_arguments is Family.block_arguments:
-        return
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not any(group.matchings for group in state.run.groups):

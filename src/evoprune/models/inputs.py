@@ -67,24 +67,49 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
         kept = [] if memory is None else memory.segments.get(modality, [])
         here = _find(family, plan, runs_of(places), given, kept, modality, past > 0, prefer_short)
         found += here
-        visual += [one.count.short for one in (given if given is not None else [one.segment for one in here])]
+        visual += _visual_tokens(given if given is not None else [one.segment for one in here])
     if is_visual is None or not found:
+        arguments = _followed(family, arguments, past, earlier, generate)
         return Prompt(arguments, earlier=earlier, cache=cache)
     partial = past > 0 and _width(arguments) < _mask_width(arguments)
     segments = _by_row(found, is_visual.shape[0], memory if partial else None)
     shortened = any(one.surplus and one.segment.count.short < one.segment.count.full for one in found)
     short = any(one.segment.count.short < one.segment.count.full for one in found)
-    if not shortened and not (plan.original_positions and short):
+    unplaced = partial and family.mrope and earlier is not None  # one short prompt makes all that follows ours to place
+    if not shortened and not (plan.original_positions and short) and not unplaced:
         return Prompt(arguments, earlier=earlier, visual_tokens=tuple(visual), cache=cache, segments=segments)
     if partial and plan.original_positions:
         raise ValueError(
-            "positions='original' cannot place a new image when only the new ids are given with a cache: pass the ids "
-            "of the whole conversation, or use positions='contiguous'"
+            "original positions cannot be found for a new image when only the new ids are given with a cache: pass the "
+            f"ids of the whole conversation{'' if family.mrope else ', or use positions=' + repr('contiguous')}"
         )
     found.sort(key=lambda one: (one.row, one.column))
     layout = _layout(family, arguments, is_visual, generate, found)
     changed = _shortened(plan, arguments, layout, partial)
     return Prompt(changed, layout, earlier, tuple(visual), cache, segments)
+
+
+def _visual_tokens(segments: list[Segment]) -> list[int]:
+    """Return the placeholders of each picture and video; the frames of one video are added up."""
+    counts: list[int] = []
+    for segment in segments:
+        if segment.more and counts:
+            counts[-1] += segment.count.short
+        else:
+            counts.append(segment.count.short)
+    return counts
+
+
+def _followed(
+    family: Family, arguments: dict[str, Any], past: int, earlier: Layout | None, generate: bool
+) -> dict[str, Any]:
+    """Number the text behind a shortened prompt in the cache ourselves: a model of three axes counts from its own."""
+    if not family.mrope or earlier is None or not past or not (width := _width(arguments)):
+        return arguments
+    columns = torch.arange(past + width)[None]
+    ranks = (columns - earlier.first[:, None]).clamp(min=0)
+    device = next(value.device for name in ("input_ids", "inputs_embeds") if (value := arguments.get(name)) is not None)
+    return {**arguments, "position_ids": (ranks if generate else ranks[:, past:]).to(device)}
 
 
 def _by_row(found: list[Found], rows: int, memory: Memory | None) -> dict[Modality, list[list[Segment]]]:
@@ -121,6 +146,8 @@ def _find(
             return []
         return assign_segments(rows, given or [], earlier, modality)
     segment = given[0] if given else Segment(family.tokens_after(plan.pruners, modality=modality))
+    if segment.count.short == segment.count.full:
+        return []  # nothing to drop: pictures of other sizes are the model's own affair
     kind = find_counts(lengths, segment.count, None if given is None else len(given), cached, prefer_short)
     return [] if kind == "none" else uniform_segments(rows, segment, modality, kind == "long")
 
@@ -172,10 +199,9 @@ def _given(family: Family, plan: Plan, arguments: Mapping[str, Any], modality: M
     if features is None:
         return family.segments(arguments, modality, plan.pruners)
     lengths = [len(one) for one in features.pooler_output]
-    if family.uniform:
+    segments = family.segments(arguments, modality, plan.pruners) or []
+    if family.uniform and not segments:
         segments = [Segment(family.tokens_after(plan.pruners, modality=modality))] * len(lengths)
-    else:
-        segments = family.segments(arguments, modality, plan.pruners) or []
     expected = [one.count.short for one in segments]
     if lengths != expected and sum(lengths) != sum(expected):
         raise ValueError(

@@ -49,24 +49,32 @@ class Positions:
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
-        self.table: Tensor | None = None  # (B, S) of the prompt, found when the survivors are known
+        self.generating = False
+        self.table: Tensor | None = None  # (B, S) or (3, B, S) of the prompt, found when the survivors are known
+        self.after: Tensor | None = None  # (B,) or (3, B): what the first token behind the prompt gets
 
-    def begin(self, layout: Layout | None, table: Tensor | None = None) -> None:
-        self.layout, self.table = layout, table
+    def begin(self, layout: Layout | None, generating: bool = False) -> None:
+        self.layout, self.generating = layout, generating
+        self.table = self.after = None
 
     def translate(self, ranks: Tensor, batch: int) -> Tensor:
-        """Return original positions for `ranks` (B' or 1, Q): places in the short row, beyond its end continued."""
-        if self.layout is None or self.table is None:
+        """Return original positions for `ranks` (B' or 1, Q): places in the short row, beyond its end continued.
+
+        The result is (B, Q), or (3, B, Q) where the table has three axes.
+        """
+        if self.layout is None or self.table is None or self.after is None:
             return ranks
         device = ranks.device
-        table, first = self.table.to(device), self.layout.first.to(device)
-        repeat = batch // table.shape[0]
+        table, after = self.table.to(device), self.after.to(device)
+        first = self.layout.first.to(device)
+        repeat = batch // table.shape[-2]
         if repeat > 1:  # beams and several answers a prompt
-            table, first = table.repeat_interleave(repeat, 0), first.repeat_interleave(repeat, 0)
-        width = table.shape[1]
+            table, after = table.repeat_interleave(repeat, -2), after.repeat_interleave(repeat, -1)
+            first = first.repeat_interleave(repeat, 0)
+        width = table.shape[-1]
         column = ranks.expand(batch, -1) + first[:, None]
-        inside = table.gather(1, column.clamp(max=width - 1))
-        return torch.where(column < width, inside, table[:, -1:] + 1 + column - width)
+        inside = table.gather(-1, column.clamp(max=width - 1).expand(*table.shape[:-1], -1))
+        return torch.where(column < width, inside, after[..., None] + column - width)
 
 
 def install_positions(family: Family, positions: Positions, resolve: Any, stack: ExitStack) -> None:

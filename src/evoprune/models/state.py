@@ -63,13 +63,24 @@ class Group:
             place = place.gather(1, ops.survivors(matching, self.order))
         return place
 
-    def positions(self) -> Tensor:
-        """Return the original raster index of each survivor, int64 (G, K)."""
+    def _places(self) -> Tensor:
         place = self.standing()
         if self.chosen is not None:
             place = place.gather(1, self.chosen)
+        return place if self.start is None else self.start.to(place.device)[place]
+
+    def leaving(self) -> Tensor | None:
+        """Return the survivors' places in the tower in the order in which they leave, int64 (G, K).
+
+        None where that is the tower's own order; a tower that orders units otherwise is left in raster order.
+        """
+        return None if self.start is None else self._places().argsort(dim=1)
+
+    def positions(self) -> Tensor:
+        """Return the original raster index of each survivor, int64 (G, K)."""
+        place = self._places()
         if self.start is not None:
-            place = self.start.to(place.device)[place]
+            place = place.sort(dim=1).values
         (rows, columns), (few, narrow) = self._grids()
         if (few, narrow) != (rows, columns):  # the unit under the middle of the coarser cell
             row, column = place // narrow, place % narrow
@@ -86,8 +97,12 @@ class Group:
             shape = len(self.items), self.budget.features
             table = standing.new_full(shape, -1).scatter(1, self.chosen, rank)
             standing = table.gather(1, standing)
-        if self.start is not None:
-            standing = torch.empty_like(standing).scatter(1, self.start.expand_as(standing), standing)
+        leaving = self.leaving()
+        if self.start is not None and leaving is not None:
+            rank = leaving.argsort(dim=1).gather(1, standing.clamp(min=0))
+            standing = torch.where(standing < 0, standing, rank)
+            start = self.start.to(standing.device).expand_as(standing)
+            standing = torch.empty_like(standing).scatter(1, start, standing)
         (rows, columns), (few, narrow) = self._grids()
         if (few, narrow) != (rows, columns):
             down = torch.arange(rows, device=standing.device) * few // rows
@@ -166,6 +181,7 @@ class TowerState:
         self.modality: Modality = "image"
         self.run_all = False  # the caller asked for every hidden state: unread layers run too
         self.inside_model = False  # the model itself calls its tower, and reads only the planned features
+        self.encoding = False  # get_image_features or get_video_features runs: a projector follows the tower
 
     def begin(self, grids: Sequence[Grid], device: torch.device, more: bool = False) -> Run:
         """Begin a run of the tower; `more` says that it goes on with the items of the run before."""

@@ -64,6 +64,8 @@ class Case:
         Options of `apply`, if any.
     beams
         Whether the family allows beam search.
+    mixes
+        Whether its processor takes pictures and videos in one call.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Case:
     videos: tuple[Video, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     beams: bool = True
+    mixes: bool = True
 
     def __str__(self) -> str:
         return self.name

@@ -105,4 +105,6 @@ def _case(kind: str, family: str, **settings: Any) -> Case:
 PICTURES = tuple(Picture(20 + 6 * i, 20 + 13 * (i % 8), i) for i in range(22))
 EXTREME = (Picture(9, 190, 40), Picture(150, 5, 41), Picture(1, 1, 42), Picture(64, 64, 43))
 
-CASES = [_case("idefics3", "Idefics3"), _case("smolvlm", "SmolVLM")]
+CLIPS = (Video(1, 24, 40, 1), Video(3, 24, 40, 1), Video(4, 32, 32, 2), Video(7, 40, 16, 3))
+
+CASES = [_case("idefics3", "Idefics3"), _case("smolvlm", "SmolVLM", videos=CLIPS, mixes=False)]

@@ -48,7 +48,7 @@ def mixed(case: Case) -> list[Row]:
         ("USER: what is a dog ? a b c d ASSISTANT:",),
         ("a ", second, third, " and more"),
     ]
-    if case.videos:
+    if case.videos and case.mixes:
         rows.append(("look ", case.videos[0], " what moves ?"))
     return rows
 

@@ -37,6 +37,10 @@ def last(model: Any, x: dict[str, Any]) -> torch.Tensor:
 
 def test_every_family_has_a_case() -> None:
     assert {family.name for family in FAMILIES} == {case.family for case in CASES}
+    # What the table of `evoprune models` says of videos: every yes has clips here, every no has none.
+    with_clips = {case.family for case in CASES if case.videos}
+    assert with_clips == {one.name for one in FAMILIES if "video" in one.modalities or one.frames_as_images}
+    assert all(family.towers and family.examples for family in FAMILIES)
 
 
 @EVERY

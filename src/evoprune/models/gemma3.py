@@ -23,6 +23,7 @@ class Gemma3(Family):
     name = "Gemma 3"
     model_types = ("gemma3",)
     examples = ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it")
+    towers = "SigLIP so400m, 896 px"
     block = BlockSpec(attn="self_attn", norm2="layer_norm2", mlp="mlp")
     picks_itself = True
 

@@ -22,6 +22,7 @@ class Idefics3(Family):
     name = "Idefics3"
     model_types = ("idefics3",)
     examples: ClassVar[tuple[str, ...]] = ("HuggingFaceM4/Idefics3-8B-Llama3",)
+    towers = "SigLIP so400m, 364 px tiles"
     block = BlockSpec(attn="self_attn", norm2="layer_norm2", mlp="mlp")
     picks_itself = True
     repeats_rows = True
@@ -129,6 +130,8 @@ class SmolVLM(Idefics3):
     name = "SmolVLM"
     model_types = ("smolvlm",)
     examples = ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "HuggingFaceTB/SmolVLM2-500M-Video-Instruct")
+    towers = "SigLIP so400m-384 or base-512"
+    frames_as_images = True
 
 
 def _unpadded(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

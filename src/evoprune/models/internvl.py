@@ -29,6 +29,8 @@ class InternVL(Family):
     name = "InternVL"
     model_types = ("internvl",)
     examples = ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF")
+    towers = "InternViT, 448 px tiles"
+    frames_as_images = True
     block = BlockSpec(attn="attention", norm2="layernorm_after", mlp="mlp", combine=_scaled)
     picks_itself = True
 

@@ -21,6 +21,7 @@ class Qwen25VL(Qwen2VL):
 
     name = "Qwen2.5-VL"
     model_types = ("qwen2_5_vl",)
+    towers = "Qwen2.5-VL ViT with windows, any size"
     examples = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
 
     @property

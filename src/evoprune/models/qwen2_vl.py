@@ -30,6 +30,7 @@ class Qwen2VL(Family):
     name = "Qwen2-VL"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
     examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
+    towers = "Qwen2-VL ViT, any size"
     block = BlockSpec(attn="attn", norm2="norm2", mlp="mlp")
     modalities = ("image", "video")
     stages = ("encoder", "feature")

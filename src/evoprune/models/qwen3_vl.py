@@ -18,6 +18,7 @@ class Qwen3VL(Qwen2VL):
 
     name = "Qwen3-VL"
     model_types = ("qwen3_vl", "qwen3_vl_moe")
+    towers = "Qwen3-VL ViT with deepstack, any size"
     examples = ("Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
 
     @property

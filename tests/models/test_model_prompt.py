@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evoprune.models.base import Count, Segment
-from evoprune.models.prompt import Layout, find_counts, rewrite, runs_of, shorten, uniform_segments
+from evoprune.models.prompt import Layout, rewrite, shorten
+from evoprune.models.segments import find_counts, runs_of, uniform_segments
 
 IMAGE, COUNT = 4, Count(6, 2)
 

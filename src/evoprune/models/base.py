@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,104 +13,18 @@ from torch import Tensor, nn
 from .. import flops
 from ..errors import unknown
 from ..pruners import Pruner
+from .blocks import BlockSpec, UnsupportedModel, find_blocks
+from .counts import MODALITIES, PIXELS, STAGES, Count, Grid, Modality, Segment, chain
 
 if TYPE_CHECKING:
     from .forms import Form
     from .prompt import Layout
     from .state import Run, TowerState
 
-Grid = tuple[int, int]  # rows and columns of patches of one tower item: a picture, tile, crop or frame
-Modality = Literal["image", "video"]
-MODALITIES: tuple[Modality, ...] = ("image", "video")
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-
-STAGES = ("input", "encoder", "feature", "decoder")
-
-
-class UnsupportedModel(ValueError):
-    """The model has no tower that a family of `evoprune.models.FAMILIES` knows."""
-
-
-class Count(NamedTuple):
-    """Placeholders of one image: as the model's own processor writes them, and as many as the pruners leave."""
-
-    full: int
-    short: int
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One run of adjacent placeholders in a prompt: an image, a video, or a tile or frame of it.
-
-    Attributes
-    ----------
-    count
-        Its placeholders before and after.
-    items
-        How many items of the tower (tiles, frames) it takes its tokens from, in the tower's order.
-    key
-        What the family needs to place the survivors (`Family.offsets`); hashable.
-    more
-        Whether it goes on with the video of the segment before it (frames between time stamps).
-    """
-
-    count: Count
-    items: int = 1
-    key: Any = None
-    more: bool = False
-
-
-def _residual(block: nn.Module, hidden: Tensor, update: Tensor) -> Tensor:
-    return hidden + update
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """Names of the parts of a pre-norm block ``h = h + attn(norm1(h)); h = h + mlp(norm2(h))``.
-
-    `combine` adds the MLP's output to the residual; a family with LayerScale multiplies here.
-    """
-
-    attn: str
-    norm2: str
-    mlp: str
-    combine: Callable[[nn.Module, Tensor, Tensor], Tensor] = _residual
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        return self.attn, self.norm2, self.mlp
-
-
-def chain(pruners: Sequence[Pruner], tokens: int, lenient: bool = False) -> int:
-    """Return how many of `tokens` visual tokens leave the pruners, which act in the order of their stages.
-
-    `lenient` lets an int `keep` above the tokens pass: it then keeps all, as pictures of other sizes need it.
-    """
-    for pruner in sorted(pruners, key=lambda one: STAGES.index(one.stage)):
-        if not (lenient and isinstance(pruner.keep, int) and pruner.keep > tokens):
-            tokens = pruner.tokens_after(tokens)
-    return tokens
-
-
-def find_blocks(tower: nn.Module, spec: BlockSpec) -> list[nn.Module]:
-    """Return the blocks of `tower`: the items of the ModuleList whose items have the names of `spec`.
-
-    Raises
-    ------
-    UnsupportedModel
-        No such list.
-    """
-    for module in tower.modules():
-        if isinstance(module, nn.ModuleList) and len(module) and all(_fits(item, spec) for item in module):
-            return list(module)
-    raise UnsupportedModel(
-        f"{type(tower).__name__} has no list of blocks with the parts {', '.join(spec.names)}: "
-        "see 'add a model family' in AGENTS.md"
-    )
-
-
-def _fits(block: nn.Module, spec: BlockSpec) -> bool:
-    return all(isinstance(getattr(block, name, None), nn.Module) for name in spec.names)
+__all__ = [
+    "MODALITIES", "PIXELS", "STAGES", "BlockSpec", "Count", "Family", "Grid", "Modality", "Segment", "UnsupportedModel",
+    "chain", "find_blocks",
+]  # fmt: skip
 
 
 class Family(ABC):

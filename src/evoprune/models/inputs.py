@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import MODALITIES, Family, Modality, Segment
+from .base import Family, Modality, Segment
 from .plan import Plan
-from .prompt import Found, Layout, assign_segments, find_counts, rewrite, runs_of, shorten, uniform_segments
+from .prompt import Layout, rewrite, shorten
+from .segments import Found, runs_of
+from .visuals import by_row, find_segments, given_segments, placeholders, visual_tokens
 
 ATTACHED = "_evoprune_layout"  # on a cache: how the prompt in it was shortened
 
@@ -59,20 +61,20 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
     visual: list[int] = []
     is_visual = None
     for modality in family.modalities:
-        given = _given(family, plan, arguments, modality)
-        places = _placeholders(family, arguments, modality, given)
+        given = given_segments(family, plan, arguments, modality)
+        places = placeholders(family, arguments, modality, given)
         if places is None:
             continue
         is_visual = places if is_visual is None else is_visual | places
         kept = [] if memory is None else memory.segments.get(modality, [])
-        here = _find(family, plan, runs_of(places), given, kept, modality, past > 0, prefer_short)
+        here = find_segments(family, plan, runs_of(places), given, kept, modality, past > 0, prefer_short)
         found += here
-        visual += _visual_tokens(given if given is not None else [one.segment for one in here])
+        visual += visual_tokens(given if given is not None else [one.segment for one in here])
     if is_visual is None or not found:
         arguments = _followed(family, arguments, past, earlier, generate)
         return Prompt(arguments, earlier=earlier, cache=cache)
     partial = past > 0 and _width(arguments) < _mask_width(arguments)
-    segments = _by_row(found, is_visual.shape[0], memory if partial else None)
+    segments = by_row(found, is_visual.shape[0], memory.segments if memory is not None and partial else {})
     shortened = any(one.surplus and one.segment.count.short < one.segment.count.full for one in found)
     short = any(one.segment.count.short < one.segment.count.full for one in found)
     unplaced = partial and family.mrope and earlier is not None  # one short prompt makes all that follows ours to place
@@ -89,17 +91,6 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
     return Prompt(changed, layout, earlier, tuple(visual), cache, segments)
 
 
-def _visual_tokens(segments: list[Segment]) -> list[int]:
-    """Return the placeholders of each picture and video; the frames of one video are added up."""
-    counts: list[int] = []
-    for segment in segments:
-        if segment.more and counts:
-            counts[-1] += segment.count.short
-        else:
-            counts.append(segment.count.short)
-    return counts
-
-
 def _followed(
     family: Family, arguments: dict[str, Any], past: int, earlier: Layout | None, generate: bool
 ) -> dict[str, Any]:
@@ -110,46 +101,6 @@ def _followed(
     ranks = (columns - earlier.first[:, None]).clamp(min=0)
     device = next(value.device for name in ("input_ids", "inputs_embeds") if (value := arguments.get(name)) is not None)
     return {**arguments, "position_ids": (ranks if generate else ranks[:, past:]).to(device)}
-
-
-def _by_row(found: list[Found], rows: int, memory: Memory | None) -> dict[Modality, list[list[Segment]]]:
-    table: dict[Modality, list[list[Segment]]] = {}
-    for modality in MODALITIES:
-        before = memory.segments.get(modality, []) if memory is not None else []
-        table[modality] = [list(before[row]) if row < len(before) else [] for row in range(rows)]
-    for one in found:
-        table[one.modality][one.row].append(one.segment)
-    return table
-
-
-def _find(
-    family: Family,
-    plan: Plan,
-    rows: list[list[tuple[int, int]]],
-    given: list[Segment] | None,
-    earlier: list[list[Segment]],
-    modality: Modality,
-    cached: bool,
-    prefer_short: bool,
-) -> list[Found]:
-    """Return the segments of a modality in the prompt's runs of placeholders."""
-    lengths = [length for row in rows for _, length in row]
-    if not family.uniform:
-        if given is None and not earlier:
-            return []
-        if not lengths and given and not cached:
-            raise ValueError(
-                f"the prompt holds no {modality} placeholder but {len(given)} {modality}s were given: expand the "
-                "prompt with the model's own processor"
-            )
-        if not lengths:
-            return []
-        return assign_segments(rows, given or [], earlier, modality)
-    segment = given[0] if given else Segment(family.tokens_after(plan.pruners, modality=modality))
-    if segment.count.short == segment.count.full:
-        return []  # nothing to drop: pictures of other sizes are the model's own affair
-    kind = find_counts(lengths, segment.count, None if given is None else len(given), cached, prefer_short)
-    return [] if kind == "none" else uniform_segments(rows, segment, modality, kind == "long")
 
 
 def _layout(family: Family, arguments: dict[str, Any], is_visual: Tensor, generate: bool, found: list[Found]) -> Layout:
@@ -191,40 +142,6 @@ def _shortened(plan: Plan, arguments: dict[str, Any], layout: Layout, partial: b
         taken = given.expand(columns.shape[0], -1).gather(1, columns) - skipped
         changed["position_ids"] = taken.masked_fill(layout.columns.to(given.device) < 0, 0)
     return changed
-
-
-def _given(family: Family, plan: Plan, arguments: Mapping[str, Any], modality: Modality) -> list[Segment] | None:
-    """Return the segments that a call brings along as pixels or as features; None if none."""
-    features = (arguments.get("mm_encoder_outputs") or {}).get(modality)
-    if features is None:
-        return family.segments(arguments, modality, plan.pruners)
-    lengths = [len(one) for one in features.pooler_output]
-    segments = family.segments(arguments, modality, plan.pruners) or []
-    if family.uniform and not segments:
-        segments = [Segment(family.tokens_after(plan.pruners, modality=modality))] * len(lengths)
-    expected = [one.count.short for one in segments]
-    if lengths != expected and sum(lengths) != sum(expected):
-        raise ValueError(
-            f"mm_encoder_outputs carries {sorted(set(lengths))} tokens an {modality} where the pruner leaves "
-            f"{' or '.join(map(str, sorted(set(expected))))}: compute it with get_{modality}_features while the pruner "
-            "is applied, and give the sizes or grids along"
-        )
-    return segments
-
-
-def _placeholders(
-    family: Family, arguments: Mapping[str, Any], modality: Modality, given: list[Segment] | None
-) -> Tensor | None:
-    """Return bool (B, L) on the CPU: which columns are placeholders; None without ids or images."""
-    ids, embeds, placeholder = arguments.get("input_ids"), arguments.get("inputs_embeds"), family.token_id(modality)
-    if placeholder is None or (embeds is not None and not given):
-        return None  # the caller has put the features in already
-    if isinstance(embeds, Tensor) and (ids is None or ids.shape[1] != embeds.shape[1]):
-        token = torch.full((), placeholder, dtype=torch.long, device=embeds.device)
-        return (embeds == family.model.get_input_embeddings()(token)).all(-1).cpu()
-    if not isinstance(ids, Tensor) or ids.ndim != 2:
-        return None
-    return (ids == placeholder).cpu()
 
 
 def _continued_mask(arguments: dict[str, Any], past: int, earlier: Layout | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from evoprune.apply import apply
 from evoprune.models.processor import patch_processor
 from evoprune.pruners import Downsample, EvoPrune, Random
 from tests import builders
+from tests.families import qwen
+from tests.families.case import Picture
 
 TEXTS = ["USER: <image> what is this ?", "a <image> <image> b", "what ?"]
 
@@ -74,3 +76,18 @@ def test_errors_name_the_way_out(llava: Any) -> None:
     assert "_evoprune_handle" not in llava.model.__dict__ and "generate" not in llava.__dict__
     with pytest.raises(ValueError, match="has no replace_image_token"):
         patch_processor(builders.tokenizer(), EvoPrune(16))
+
+
+@torch.no_grad()
+def test_pictures_of_any_size_keep_what_they_have_below_an_int() -> None:
+    rows = [("a ", Picture(16, 16), " b"), ("a ", Picture(32, 40), " b")]  # 4 and 20 units
+    model, pruner = qwen.qwen2(), EvoPrune(6, schedule="mean")
+    long = qwen.inputs(rows, "2")
+    with patch_processor(qwen.processor("2"), pruner):
+        short = qwen.inputs(rows, "2")
+    image = model.config.image_token_id
+    assert [int(n) for n in (long["input_ids"] == image).sum(1)] == [4, 20]
+    assert [int(n) for n in (short["input_ids"] == image).sum(1)] == [4, 6]
+    with apply(model, pruner) as handle:
+        torch.testing.assert_close(model(**short).logits[:, -1], model(**long).logits[:, -1], atol=1e-5, rtol=1e-5)
+        assert handle.stats.visual_tokens == (4, 6)

@@ -82,6 +82,13 @@ def _prefix(processor: Any) -> int:
     return 0 if getattr(processor, "vision_feature_select_strategy", None) == "default" else additional
 
 
+def _short(processor: Any, pruners: tuple[Pruner, ...], full: int, prefix: int) -> int:
+    """Return how many of an image's `full` placeholders stay."""
+    # Qwen's: pictures of any size, of which small ones may have fewer tokens than an int `keep`.
+    varies = hasattr(getattr(processor, "image_processor", None), "merge_size")
+    return chain(pruners, full - prefix, lenient=varies) + prefix
+
+
 def _patch_text(processor: Any, pruners: tuple[Pruner, ...], prefix: int, stack: ExitStack) -> None:
     original = processor.replace_image_token
 
@@ -94,7 +101,7 @@ def _patch_text(processor: Any, pruners: tuple[Pruner, ...], prefix: int, stack:
                 f"{type(processor).__name__} writes more than placeholders for an image: leave it as it is, the "
                 "model's entry shim shortens its prompts"
             )
-        return token * (chain(pruners, full - prefix) + prefix)
+        return token * _short(processor, pruners, full, prefix)
 
     set_attribute(processor, "replace_image_token", replace_image_token, stack)
 
@@ -108,7 +115,7 @@ def _patch_counts(processor: Any, pruners: tuple[Pruner, ...], prefix: int, stac
     def get_num_multimodal_tokens(*args: Any, **kwargs: Any) -> Any:
         counts = original(*args, **kwargs)
         if getattr(counts, "num_image_tokens", None) is not None:
-            counts.num_image_tokens = [chain(pruners, full - prefix) + prefix for full in counts.num_image_tokens]
+            counts.num_image_tokens = [_short(processor, pruners, full, prefix) for full in counts.num_image_tokens]
         return counts
 
     set_attribute(processor, "_get_num_multimodal_tokens", get_num_multimodal_tokens, stack)

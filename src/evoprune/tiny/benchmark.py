@@ -56,7 +56,8 @@ class Result:
     def by_kind(self) -> dict[str, float]:
         """Share of right answers for each kind of question."""
         kinds = np.array([e.kind for e in self.examples])
-        return {kind: float(self.right[kinds == kind].mean()) for kind in questions.KINDS if (kinds == kind).any()}
+        order = [kind for kind in dict.fromkeys((*questions.KINDS, *kinds.tolist())) if (kinds == kind).any()]
+        return {kind: float(self.right[kinds == kind].mean()) for kind in order}
 
 
 @dataclass(frozen=True)

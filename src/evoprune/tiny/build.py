@@ -22,15 +22,18 @@ TEMPLATE = (
 )
 
 
-def tokenizer(corpus: Iterable[str]) -> Any:
-    """A byte-level BPE tokenizer in which every word of `corpus` is one token and any other text still round-trips."""
+def tokenizer(corpus: Iterable[str], placeholders: tuple[str, ...] = ("image",)) -> Any:
+    """A byte-level BPE tokenizer in which every word of `corpus` is one token and any other text still round-trips.
+
+    For each name in `placeholders` there is a special token, ``<image>`` for "image".
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>", "<image>"]
+    special = ["<s>", "</s>", "<pad>", *(f"<{name}>" for name in placeholders)]
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
         min_frequency=1,
@@ -45,7 +48,7 @@ def tokenizer(corpus: Iterable[str]) -> Any:
         eos_token="</s>",
         pad_token="<pad>",
         padding_side="left",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={f"{name}_token": f"<{name}>" for name in placeholders},
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
@@ -110,11 +113,11 @@ def model(words: Any, depth: int = DEPTH) -> Any:
     )
     network = LlavaForConditionalGeneration(config)
     for layer in network.model.language_model.layers:
-        _match_queries_and_keys(layer.self_attn)
+        match_queries_and_keys(layer.self_attn)
     return network
 
 
-def _match_queries_and_keys(attention: Any) -> None:
+def match_queries_and_keys(attention: Any) -> None:
     """Begin with equal queries and keys: a word then looks at what resembles it, such as patches of its colour."""
     import torch
 

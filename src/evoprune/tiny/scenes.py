@@ -28,7 +28,7 @@ COLOURS = {
     "white": (246, 246, 246),
 }
 COLOUR_NAMES = tuple(COLOURS)
-_INK_SHARE = 0.06  # a patch belongs to a glyph where at least this share of its pixels is ink
+INK_SHARE = 0.06  # a patch belongs to a glyph where at least this share of its pixels is ink
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Scene:
         return Image.fromarray(self.picture)
 
 
-def _background(source: Pixels, rng: np.random.Generator) -> np.ndarray:
+def background(source: Pixels, rng: np.random.Generator) -> np.ndarray:
+    """A random square of a random photograph, scaled: float32 (112, 112, 3)."""
     photo = source.photos[rng.integers(len(source.photos))]
     limit = min(photo.shape[:2])
     side = int(rng.integers(min(56, limit), min(limit, 2 * SIDE) + 1))
@@ -121,7 +122,7 @@ def _boxes(sides: list[int], difficulty: float, rng: np.random.Generator) -> lis
             return boxes
 
 
-def _ink(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+def ink_and_halo(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Ink and halo of a digit, float32 (side, side) in [0, 1]."""
     glyph = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
     ink = np.clip((np.asarray(glyph, dtype=np.float32) - 70) / 90, 0, 1)
@@ -132,7 +133,7 @@ def _ink(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw(canvas: np.ndarray, glyph: Glyph, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Paint a glyph in place and return its ink, so that patches can be attributed."""
-    ink, halo = _ink(image, glyph.side)
+    ink, halo = ink_and_halo(image, glyph.side)
     place = (slice(glyph.top, glyph.top + glyph.side), slice(glyph.left, glyph.left + glyph.side))
     colour = np.asarray(COLOURS[COLOUR_NAMES[glyph.colour]], dtype=np.float32) + rng.normal(0, 8, 3)
     region = canvas[place]
@@ -145,7 +146,7 @@ def _owners(inks: np.ndarray) -> np.ndarray:
     """Patch owners (14, 14) from the ink of every glyph (n, 112, 112)."""
     share = inks.reshape(len(inks), GRID, PATCH, GRID, PATCH).mean((2, 4))
     best = share.argmax(0)
-    return np.where(share.max(0) >= _INK_SHARE, best, -1).astype(np.int64)
+    return np.where(share.max(0) >= INK_SHARE, best, -1).astype(np.int64)
 
 
 def scene(
@@ -178,7 +179,7 @@ def scene(
     source = pixels(split)
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     if photograph is None:
-        canvas = _background(source, rng)
+        canvas = background(source, rng)
     else:
         whole = Image.fromarray(photograph).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         canvas = np.asarray(whole).astype(np.float32)

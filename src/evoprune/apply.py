@@ -77,9 +77,13 @@ class Stats:
 
     @property
     def visual_tokens(self) -> tuple[int, ...]:
-        """Placeholders in the language model of each image or video of the last call."""
+        """Placeholders in the language model of each image or video of the last call.
+
+        Of each tile or frame where the encoder was called by itself, or the family's prompt does not tell which tiles
+        make up a picture.
+        """
         shorts = tuple(budget.count.short for run in self._state.all_runs for budget in run.budgets)
-        return self._entry.images or shorts
+        return self._state.images or shorts
 
     @property
     def options(self) -> dict[str, str]:
@@ -160,8 +164,11 @@ def apply(
     ------
     UnsupportedModel
         No family knows this model.
+    TypeError
+        `pruners` is neither a pruner nor a list of them.
     ValueError
-        A pruner is applied already, or the counts do not fit the model. The model is left as it was.
+        A pruner is applied already, or the counts do not fit the model. The model is left as it was. Where pictures
+        vary in size, counts that only some sizes cannot give are refused in the call that has such a picture.
     """
     model = unwrap(model)
     family = find(model, **options)
@@ -169,9 +176,12 @@ def apply(
         raise ValueError(f"encoder_batch={encoder_batch!r} is no number of pictures: give an int from 1 on, or None")
     if APPLIED in family.base.__dict__ or APPLIED in family.tower.__dict__:
         raise ValueError("this model has a pruner applied already: call remove() on its handle first")
+    if not isinstance(pruners, Pruner) and (isinstance(pruners, str) or not isinstance(pruners, Sequence)):
+        raise TypeError(f"{pruners!r} is no pruner: give for example evoprune.EvoPrune(keep=64), or a list of pruners")
     plan = Plan(family, (pruners,) if isinstance(pruners, Pruner) else tuple(pruners))
     state = TowerState(plan)
     with ExitStack() as stack:
+        stack.callback(state.close)
         if processor is not None:
             stack.callback(patch_processor(processor, plan.pruners).remove)
         tower = install_tower(family, plan, state, stack, encoder_batch)

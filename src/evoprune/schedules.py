@@ -120,13 +120,8 @@ def allocate(
     if not isinstance(strategy, str):
         return _explicit(tokens, keep, layers, strategy, allowed)
     shares = weights(layers, strategy)
-    if allowed is not None:
-        shares = tuple(share if i in allowed else 0 for i, share in enumerate(shares))
-        if keep < tokens and not any(shares):
-            raise ValueError(
-                f"schedule {strategy!r} merges at none of the layers {list(allowed)} that may merge in this model: use "
-                "'mean', or give the counts"
-            )
+    if keep < tokens:
+        shares = _allowed(shares, strategy, allowed)
     least = _halved(tokens, sum(w > 0 for w in shares))
     if keep < least:
         raise ValueError(
@@ -152,6 +147,15 @@ def check_strategy(strategy: str) -> None:
     name, _, text = strategy.strip().lower().partition(":")
     span = name in ("first", "last") and re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII)
     weights(int(text) if span else 1, strategy)
+
+
+def check_fit(strategy: str | Sequence[int], layers: int, allowed: Sequence[int] | None = None) -> None:
+    """Raise ValueError for a schedule that cannot be for a model of `layers` layers, whatever the picture's size."""
+    if isinstance(strategy, str):
+        _allowed(weights(layers, strategy), strategy, allowed)
+    else:
+        merges = check_counts(strategy)
+        _one_a_layer(merges, layers, allowed)
 
 
 def check_counts(counts: Sequence[int]) -> tuple[int, ...]:
@@ -239,21 +243,38 @@ def _fill(merges: list[int], shares: Sequence[int], keep: int, left: int) -> lis
     return merges
 
 
-def _explicit(
-    tokens: int, keep: int, layers: int, counts: Sequence[int], allowed: Sequence[int] | None = None
-) -> tuple[int, ...]:
-    merges = check_counts(counts)
+def _allowed(shares: tuple[int, ...], strategy: str, allowed: Sequence[int] | None) -> tuple[int, ...]:
+    if allowed is None:
+        return shares
+    left = tuple(share if i in allowed else 0 for i, share in enumerate(shares))
+    if not any(left):
+        raise ValueError(
+            f"schedule {strategy!r} merges at none of the layers {list(allowed)} that may merge in this model: use "
+            "'mean', or give the counts"
+        )
+    return left
+
+
+def _one_a_layer(merges: Sequence[int], layers: int, allowed: Sequence[int] | None) -> None:
     if len(merges) != layers:
         raise ValueError(
             f"schedule {list(merges)} has {len(merges)} counts for {layers} layers: give one count a layer"
         )
-    left = tokens
     for i, merged in enumerate(merges):
         if merged and allowed is not None and i not in allowed:
             raise ValueError(
                 f"schedule {list(merges)} merges at layer {i}, but only the layers {list(allowed)} may merge in this "
                 "model: give 0 there"
             )
+
+
+def _explicit(
+    tokens: int, keep: int, layers: int, counts: Sequence[int], allowed: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    merges = check_counts(counts)
+    _one_a_layer(merges, layers, allowed)
+    left = tokens
+    for i, merged in enumerate(merges):
         if not 0 <= merged <= left // 2:
             raise ValueError(
                 f"schedule {list(merges)} merges {merged} of {left} tokens at layer {i}: give 0..{left // 2}, "

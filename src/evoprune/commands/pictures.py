@@ -45,7 +45,7 @@ def open_picture(path: str | Path) -> Image.Image:
         except Image.UnidentifiedImageError as error:
             raise UserError(f"{file} is no picture that can be read: give a PNG, JPEG, WebP, ...") from error
         # What PIL's readers raise for broken files.
-        except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:
+        except (OSError, SyntaxError, ValueError, RuntimeError, IndexError, struct.error) as error:
             raise UserError(f"{file} is broken or cannot be read ({first_line(error)}): give another file") from error
 
 

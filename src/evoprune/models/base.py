@@ -77,6 +77,8 @@ class Family(ABC):
         self.model: Any = model
         self.base: Any = getattr(model, "base_model", model)
         for name, value in options.items():
+            if not self.options:
+                raise ValueError(f"{self.name} has no options, but {name}={value!r} was given: leave it out")
             if name not in self.options:
                 raise ValueError(unknown(f"option of {self.name}", name, list(self.options)))
             if value not in self.options[name]:

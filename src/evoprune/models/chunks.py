@@ -21,7 +21,7 @@ def install_chunks(tower: Tower, stack: ExitStack) -> None:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         arguments = {**dict(zip(tower.names, args, strict=False)), **kwargs}
-        if tower.part or len(tower.family.items(arguments)) <= tower.batch:  # type: ignore[operator]
+        if not tower.state.active or tower.part or len(tower.family.items(arguments)) <= tower.batch:  # type: ignore[operator]
             return original(*args, **kwargs)
         outputs = []
         try:

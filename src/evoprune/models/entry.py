@@ -42,19 +42,20 @@ class Entry:
         self.depth = 0
         self.active = True
         self.timer = Timer()
-        self.images: tuple[int, ...] = ()  # visual tokens an image of the last call, in the language model
         self.carried: dict[Any, list[Tensor]] = {}
 
     def install(self, stack: ExitStack) -> None:
         """Wrap the model's entries until `stack` closes."""
         stack.callback(setattr, self, "active", False)
+        model, base = self.family.model, self.family.base
         for owner, name, run in (
-            (self.family.model, "generate", self.generate),
-            (self.family.model, "forward", self.forward),
-            (self.family.base, "get_image_features", functools.partial(self.features, "image")),
-            (self.family.base, "get_video_features", functools.partial(self.features, "video")),
+            (model, "generate", self.generate),
+            (model, "forward", self.forward),
+            (base, "forward", self.inner_forward),
+            (base, "get_image_features", functools.partial(self.features, "image")),
+            (base, "get_video_features", functools.partial(self.features, "video")),
         ):
-            if hasattr(owner, name):
+            if hasattr(owner, name) and not (run == self.forward and model is base):
                 self._wrap(owner, name, run, stack)
 
     def _wrap(self, owner: Any, name: str, run: Callable[..., Any], stack: ExitStack) -> None:
@@ -89,10 +90,29 @@ class Entry:
         prompt = prepare(self.family, self.state.plan, arguments, self.prefer_short, generate=False)
         return self._call(original, prompt.arguments, prompt)
 
+    def inner_forward(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Run the base model that a user calls by itself.
+
+        Raises
+        ------
+        ValueError
+            It seems to be a call of a whole model around it, which pruners know nothing of.
+        """
+        inside = arguments.get("past_key_values") is not None or arguments.get("mm_encoder_outputs")
+        if self.family.model is self.family.base and inside:
+            name = type(self.family.base).__name__
+            raise ValueError(
+                f"the pruner was applied to the inner {name}, and past_key_values or mm_encoder_outputs come from a "
+                "whole model around it, whose prompt is not seen: apply it to the whole model"
+            )
+        return self.forward(original, arguments)
+
     def features(self, modality: Modality, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run `get_image_features` or `get_video_features` on pruned pictures."""
         if self.state.encoding:  # the one calls the other
             return original(**arguments)
+        if not self.depth:
+            self.state.clear()
         self.tower.check()
         self.family.check_call(arguments)
         self.state.inside_model = arguments.get("output_hidden_states") is not True
@@ -119,7 +139,7 @@ class Entry:
         }
         original_positions = self.state.plan.original_positions
         self.positions.begin(prompt.layout or prompt.earlier if original_positions else None, generating)
-        self.images = prompt.visual_tokens
+        self.state.images = prompt.visual_tokens
         self.depth += 1
         try:
             with self.timer.measure(_device(arguments)):

@@ -69,7 +69,7 @@ def skip(block: Any, state: TowerState) -> Callable[..., Any]:
     original = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if state.run_all:
+        if state.run_all or not state.active:
             return original(*args, **kwargs)
         return args[0] if args else kwargs["hidden_states"]
 

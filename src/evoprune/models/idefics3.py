@@ -74,7 +74,9 @@ class Idefics3(Family):
         pixels = arguments.get("pixel_values")
         if pixels is None:
             return None
-        return [Segment(count)] * max(1, int((pixels != 0).flatten(2).any(-1).sum()))
+        # Upstream runs one blank tile where all of them are.
+        real = int((pixels != 0).flatten(2).any(-1).sum())
+        return [Segment(count)] * (real if real or not pixels.numel() else 1)
 
     def resize(self, arguments: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
         """Return the arguments with smaller pictures; as the model does, each patch takes the embedding at its place.

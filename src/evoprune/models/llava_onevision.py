@@ -110,6 +110,8 @@ class LlavaOnevision(LlavaNext):
 
         @functools.wraps(original)
         def apply_pooling(image_features: Tensor) -> Tensor:
+            if not state.active:
+                return original(image_features)
             if state.run.pruned:
                 return self._with_newlines(image_features, 1)
             if self.chosen["pool"] == "hf":

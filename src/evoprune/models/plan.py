@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from .. import schedules
 from ..pruners import EncoderPruner, FeaturePruner, InputPruner, Pruner
 from .base import STAGES, Count, Family, Grid, Modality
 
@@ -76,6 +77,9 @@ class Plan:
             for modality in family.modalities:
                 self.budget(family.grid, modality)
         self.merging = self._merging_layers()
+        if family.grid is None and isinstance(self.wanted, EncoderPruner):
+            layers, allowed = min(family.feature_layers), family.merging_layers
+            schedules.check_fit(self.wanted.schedule, layers, allowed)  # what depends on no picture's size
 
     @property
     def encoder(self) -> EncoderPruner | None:

@@ -13,6 +13,8 @@ from .base import chain
 from .undo import set_attribute
 
 PATCHED = "_evoprune_patched"
+# Attributes of processors that put other tokens between an image's placeholders, or around them.
+SURROUNDING = ("full_image_sequence", "fake_image_token", "start_image_token")
 
 
 class ProcessorHandle:
@@ -61,6 +63,12 @@ def patch_processor(processor: Any, pruner: Pruner | Sequence[Pruner]) -> Proces
             f"{type(processor).__name__} has no {' and no '.join(missing)}: leave it as it is, the model's entry shim "
             "shortens its prompts"
         )
+    for name in SURROUNDING:
+        if hasattr(processor, name):
+            raise ValueError(
+                f"{type(processor).__name__} writes more than placeholders for an image ({name}): leave it as it is, "
+                "the model's entry shim shortens its prompts"
+            )
     if hasattr(getattr(processor, "image_processor", None), "image_grid_pinpoints"):
         raise ValueError(
             f"{type(processor).__name__} cuts pictures into tiles that each keep as many tokens: leave it as it is, "

@@ -90,7 +90,13 @@ class Qwen2VL(Family):
     ) -> list[Segment] | None:
         grids = arguments.get(f"{modality}_grid_thw")
         features = (arguments.get("mm_encoder_outputs") or {}).get(modality)
-        if grids is None or (arguments.get(PIXELS[modality]) is None and features is None):
+        pixels = arguments.get(PIXELS[modality])
+        if grids is None and pixels is not None:
+            raise ValueError(
+                f"{PIXELS[modality]} came without {modality}_grid_thw, which says how large the {modality}s are: pass "
+                "on all that the processor returns"
+            )
+        if grids is None or (pixels is None and features is None):
             return None
         return [
             segment

@@ -78,19 +78,27 @@ class TowerState:
         self.modality: Modality = "image"
         self.run_all = False  # the caller asked for every hidden state: unread layers run too
         self.inside_model = False  # the model itself calls its tower, and reads only the planned features
+        self.images: tuple[int, ...] = ()  # visual tokens an image of the last call, in the language model
+        self.active = True  # until the pruners are removed: somebody may have kept a wrapped forward
         self.encoding = False  # get_image_features or get_video_features runs: a projector follows the tower
 
     def begin(self, grids: Sequence[Grid], device: torch.device, more: bool = False) -> Run:
         """Begin a run of the tower; `more` says that it goes on with the items of the run before."""
-        self.run = Run(self.plan, grids, self.modality, device)
         if not more:
+            if not self.encoding:  # the tower is called by itself
+                self.clear()
             self.runs[self.modality] = []
+        self.run = Run(self.plan, grids, self.modality, device)
         self.runs.setdefault(self.modality, []).append(self.run)
         return self.run
 
     def clear(self) -> None:
         """Forget the runs of an earlier call."""
-        self.run, self.runs = Run(self.plan), {}
+        self.run, self.runs, self.images = Run(self.plan), {}, ()
+
+    def close(self) -> None:
+        """Let everything that is left of the hooks do nothing; what the last call did can still be read."""
+        self.active, self.run = False, Run(self.plan)
 
     @property
     def all_runs(self) -> list[Run]:

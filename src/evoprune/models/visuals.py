@@ -80,6 +80,11 @@ def given_segments(
     if family.uniform and not segments:
         segments = [Segment(family.tokens_after(plan.pruners, modality=modality))] * len(lengths)
     expected = [one.count.short for one in segments]
+    if not segments:
+        raise ValueError(
+            f"mm_encoder_outputs carries {modality} features, but nothing tells the sizes of the {modality}s: give the "
+            "image_sizes or grids of the processor along"
+        )
     if lengths != expected and sum(lengths) != sum(expected):
         raise ValueError(
             f"mm_encoder_outputs carries {sorted(set(lengths))} tokens an {modality} where the pruner leaves "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +40,10 @@ def read_video(path: str | Path, frames: int, *, on_frame: Callable[[int, int], 
         No such file, an empty or broken one, one without a video stream or without frames, a folder without pictures
         or with pictures of several sizes, PyAV is missing, or `frames` is below 1.
     """
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
-        raise ValueError(f"frames={frames!r} is no number of frames: give a whole number of at least 1")
+    frames = _whole(frames)
     report = on_frame or (lambda done, total: None)
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ValueError(f"{path!r} is no path of a video: give a file or a folder of frames")
     file = Path(path)
     # os.path, as a path that no file system takes (a name too long) makes pathlib raise.
     if not os.path.exists(file):
@@ -61,3 +63,13 @@ def read_video(path: str | Path, frames: int, *, on_frame: Callable[[int, int], 
     from .decode import read_file
 
     return read_file(file, frames, report)
+
+
+def _whole(frames: int) -> int:
+    try:
+        number = 0 if isinstance(frames, bool) else operator.index(frames)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"frames={frames!r} is no number of frames: give a whole number of at least 1")
+    return number

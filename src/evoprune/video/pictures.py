@@ -58,7 +58,7 @@ def is_picture(file: Path) -> bool:
             return True
     except Image.DecompressionBombError:
         return True
-    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error):
+    except (OSError, SyntaxError, ValueError, RuntimeError, IndexError, struct.error):
         return False
 
 
@@ -90,7 +90,7 @@ def _opened(file: Path) -> Iterator[Any]:
             f"{file} is beyond the limit of {Image.MAX_IMAGE_PIXELS} pixels: scale the picture down"
         ) from error
     # What Pillow's readers raise for broken files.
-    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError, struct.error) as error:
+    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError, IndexError, struct.error) as error:
         raise ValueError(f"{file} is broken or no picture ({_first_line(error)}): give another file") from error
 
 

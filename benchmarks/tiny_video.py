@@ -132,9 +132,8 @@ def main(
             tokens = handle.stats.visual_tokens[0]
         right = Result(asked, said).right.astype(float)
         name = f"apply: {method}, keep {settings['keep']}, {positions} positions"
-        data["runs"][name] = {"visual_tokens": tokens} | row(
-            right, asked, np.array([float(r) for r in data["full_right"]])
-        )
+        made = {"visual_tokens": tokens, "right": "".join(str(int(r)) for r in right), "manifest": manifest(**settings)}
+        data["runs"][name] = made | row(right, asked, np.array([float(r) for r in data["full_right"]]))
     else:
         data = measure(clips, model, processor)
     output.write_text(json.dumps(data, indent=1) + "\n")

@@ -279,3 +279,14 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", no_av)
     refused(file, "pip install 'evoprune[video]'")
     assert isinstance(read_video(folder, 2), Clip)
+
+
+@pytest.mark.parametrize("path", ["", None, b"clip.mp4", 3])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(ValueError, match="is no path of a video"):
+        read_video(path, 2)
+
+
+def test_frames_may_be_a_number_of_numpy(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", 5)
+    assert len(read_video(tmp_path / "a", np.int64(2)).frames) == 2

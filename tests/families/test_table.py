@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from evoprune import EvoPrune, Random, apply
+from evoprune import EvoPrune, Random, apply, patch_processor
 from evoprune.models import FAMILIES, find
 from evoprune.pruners import METHODS, Pruner
 from tests.families.case import Case, Row
@@ -260,3 +260,114 @@ def test_half_precision_runs_and_counts_stay(case: Case, dtype: torch.dtype) -> 
     with apply(model, merging(0.25), **case.options) as handle:
         assert torch.isfinite(last(model, x)).all()
         assert sum(handle.stats.visual_tokens) == sum(expected_counts(case, rows, 0.25))
+
+
+@EVERY
+@torch.no_grad()
+def test_the_base_model_called_by_itself_is_pruned_too(case: Case) -> None:
+    rows = mixed(case)[:1]
+    x = case.inputs(rows)
+    with model_of(case) as model:
+        with apply(model, merging(0.25), **case.options) as handle:
+            expected, tokens = model(**x).logits, handle.stats.visual_tokens
+            hidden = model.model(**x).last_hidden_state
+            assert handle.stats.visual_tokens == tokens
+            torch.testing.assert_close(model.lm_head(hidden), expected, atol=1e-5, rtol=1e-4)
+        with apply(model.model, merging(0.25), **case.options):
+            assert torch.equal(model.model(**x).last_hidden_state, hidden)
+            # A whole model around it would number and cache its prompt as if nothing had been dropped.
+            with pytest.raises(ValueError, match="apply it to the whole model"):
+                model.generate(**x, max_new_tokens=2)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_wrapper_put_on_meanwhile_is_left_native_by_remove(case: Case) -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    x, model = case.inputs(mixed(case)), case.model()
+    native = model(**x).logits
+    handle = apply(model, merging(0.25), encoder_batch=2, **case.options)
+    model(**x)
+    for module in list(model.modules()):
+        add_hook_to_module(module, ModelHook())
+    pruned = model(**x).logits
+    assert pruned.shape[1] < native.shape[1]
+    handle.remove()
+    assert torch.equal(model(**x).logits, native)
+
+
+@EVERY
+@torch.no_grad()
+def test_features_asked_for_alone_begin_new_statistics(case: Case) -> None:
+    first, second = case.inputs([("a ", case.pictures[0], " b")]), case.inputs([("a ", case.pictures[1], " b")])
+    names = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask")
+    pictures = {name: second[name] for name in names if name in second}
+    with model_of(case) as model, apply(model, merging(0.25), **case.options) as handle:
+        model(**second)
+        expected, items = handle.stats.flops, len(handle.stats.grids)
+        model(**first)
+        model.model.get_image_features(**pictures)
+        assert (handle.stats.flops, len(handle.stats.grids)) == (expected, items)
+        assert len(list(handle.stats.sources)) == items
+
+
+SURROUNDED = pytest.mark.parametrize("name", ["gemma3", "internvl", "idefics3", "llava_next"])
+
+
+@SURROUNDED
+def test_processors_that_write_more_than_placeholders_are_refused_at_once(name: str) -> None:
+    import importlib
+
+    module = importlib.import_module(f"tests.families.{name}")
+    processor = module.processor()
+    with pytest.raises(ValueError, match="leave it as it is"):
+        patch_processor(processor, Random(4))
+    assert not {"replace_image_token", "_get_num_multimodal_tokens"} & set(processor.__dict__)
+
+
+@pytest.mark.parametrize("schedule", ["last:40", (1, 2, 3)])
+def test_schedules_that_no_picture_could_make_fit_are_refused_by_apply(schedule: Any) -> None:
+    case = next(case for case in CASES if case.family == "Qwen2-VL")
+    with model_of(case) as model, pytest.raises(ValueError, match="layers"):
+        apply(model, EvoPrune(0.25, schedule=schedule))
+
+
+@pytest.mark.parametrize("schedule", ["first:1", (0, 0, 1, 0, 0, 0)])
+def test_schedules_that_merge_inside_windows_only_are_refused_by_apply(schedule: Any) -> None:
+    case = next(case for case in CASES if case.family == "Qwen2.5-VL")
+    with model_of(case) as model, pytest.raises(ValueError, match="may merge in this model"):
+        apply(model, EvoPrune(0.25, schedule=schedule))
+
+
+def test_options_are_checked_by_family() -> None:
+    cases = {case.family: case for case in CASES}
+    with model_of(cases["LLaVA-1.5"]) as model, pytest.raises(ValueError, match=r"has no options.*leave it out"):
+        apply(model, EvoPrune(16), pool="average")
+    with model_of(cases["LLaVA-OneVision"]) as model:
+        with pytest.raises(ValueError, match="'pol': did you mean 'pool'"):
+            apply(model, EvoPrune(16), pol="average")
+        with pytest.raises(ValueError, match="'averag'"):
+            apply(model, EvoPrune(16), pool="averag")
+
+
+def test_pixels_without_their_grids_are_refused_in_a_sentence() -> None:
+    case = next(case for case in CASES if case.family == "Qwen2-VL")
+    x = case.inputs([("a ", case.pictures[0], " b")])
+    del x["image_grid_thw"]
+    with model_of(case) as model, apply(model, merging(0.25)), pytest.raises(ValueError, match="image_grid_thw"):
+        model(**x)
+
+
+@pytest.mark.parametrize("pruners", [EvoPrune, None, 5, "evoprune", [EvoPrune(16), "random"]], ids=str)
+def test_what_is_no_pruner_is_refused(pruners: Any) -> None:
+    case = next(case for case in CASES if case.family == "LLaVA-1.5")
+    with model_of(case) as model, pytest.raises(TypeError, match="is no pruner: give for example"):
+        apply(model, pruners)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.0, True, "4"])
+def test_a_chunk_has_at_least_one_picture(batch: Any) -> None:
+    case = next(case for case in CASES if case.family == "LLaVA-1.5")
+    with model_of(case) as model, pytest.raises(ValueError, match=r"encoder_batch=.* from 1 on"):
+        apply(model, EvoPrune(16), encoder_batch=batch)

@@ -46,9 +46,9 @@ def manifest(**facts: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON values only. ``changed`` tells whether the source tree differed from the commit.
+        JSON values only. ``changed`` tells whether the source tree differed from the commit, new files included.
     """
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", "src")
+    status = _git("status", "--porcelain", "--", "src")
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

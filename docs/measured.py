@@ -43,6 +43,75 @@ def _model(data: dict[str, Any]) -> list[str]:
     ]
 
 
+KINDS = {
+    "moves_left": "moves left",
+    "first": "first",
+    "crossed": "crossed",
+    "last_colour": "last colour",
+    "still": "still",
+}
+FLOORS = {
+    "full": "the clip", "blind": "without the clip", "commonest answers": "commonest answers",
+    "frame 4 alone": "middle frame alone", "middle frame eight times": "middle frame eight times",
+    "reader of frame 4": "reader of the middle frame, without error",
+}  # fmt: skip
+
+
+def _video(data: dict[str, Any]) -> list[str]:
+    runs = data["runs"]
+    return [
+        f"**The embedded video model** ({data['parameters'] / 1e6:.2f} M parameters,"
+        f" {data['weight_bytes'] / 1e6:.1f} MB;"
+        f" {data['manifest']['questions']} test questions about {data['manifest']['clips']} clips): accuracy"
+        f" {runs['full']['accuracy']:.3f}; without the clip {runs['blind']['accuracy']:.3f}, with its middle frame"
+        f" alone {runs['frame 4 alone']['accuracy']:.3f}. How it was made, and by kind of question:"
+        " [docs/embedded-video-model.md](docs/embedded-video-model.md).",
+        "",
+        *pruned_clips(data),
+    ]
+
+
+def video_kinds(data: dict[str, Any]) -> list[str]:
+    """Accuracy by kind of question, and its floors, as a table."""
+    rows = [f"| | all | {' | '.join(KINDS.values())} |", f"|---|---|{'---|' * len(KINDS)}"]
+    for name, label in FLOORS.items():
+        found = data["runs"][name]
+        cells = [found["accuracy"], *(found["by_kind"][kind] for kind in KINDS)]
+        rows.append(f"| {label} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+    best = {
+        kind: max(run["by_kind"][kind] for name, run in data["runs"].items() if name.startswith("reader of"))
+        for kind in KINDS
+    }
+    rows.append(f"| reader of the best frame for the kind | | {' | '.join(f'{best[kind]:.3f}' for kind in KINDS)} |")
+    return rows
+
+
+def pruned_clips(data: dict[str, Any]) -> list[str]:
+    """Accuracy with pruners applied, beside the sanity baselines at equal shares; only what was run."""
+    cells = [(name, run) for name, run in data["runs"].items() if name.startswith("apply: ")]
+    if not cells:
+        return ["Accuracy with pruned frames: not measured."]
+    rows = ["| pruned frames | visual tokens | accuracy | relative accuracy |", "|---|---|---|---|"]
+    for name, run in sorted(cells, key=lambda cell: (-cell[1]["visual_tokens"], cell[0])):
+        value, low, high = run["relative"]
+        label = name.removeprefix("apply: ")
+        rows.append(
+            f"| {label} | {run['visual_tokens']} | {run['accuracy']:.3f} | {value:.3f} [{low:.3f}, {high:.3f}] |"
+        )
+    whole, half = data["runs"]["all 100 whole patches"], "random 12 of 25 pooled tokens"
+    kept = [run["relative"][0] for name, run in data["runs"].items() if half in name and "original" in name]
+    return [
+        *rows,
+        "",
+        "Pruned frames are not pooled, and this model saw whole patches only in prompts of two or three pictures: all"
+        f" 100 patches of each frame, nothing dropped, leave {whole['relative'][0]:.3f} of its accuracy. So these rows"
+        " compare methods with each other, and say little of what pruning costs a model that has seen both. A random"
+        f" 12 of the 25 pooled tokens leave {sum(kept) / len(kept):.3f} (original positions, mean of 3 seeds; 0.95 was the aim).",
+        "",
+        f"Measured with {_made(data['manifest'])}; 95 % intervals over clips.",
+    ]
+
+
 def _choices(data: dict[str, Any]) -> list[str]:
     from choices_report import Results, standing
 
@@ -77,12 +146,42 @@ def _tower(data: dict[str, Any]) -> list[str]:
     ]
 
 
+def _so400m(data: dict[str, Any]) -> list[str]:
+    rows = [
+        "| kept of 729 | FLOP ratio | with the selection | counted / predicted | CPU time ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, arm in data["arms"].items():
+        if name != "native":
+            to = arm["to_native"]
+            rows.append(
+                f"| {name.removeprefix('keep ')} | {to['flops']:.3f} | {to['flops_counted']:.3f} |"
+                f" {arm['counted_to_predicted']:.4f} | {to['cpu_seconds']:.3f} |"
+            )
+    return [
+        "**The video encoder**, SigLIP so400m-384 at real size with random weights, two frames, float32, one thread,"
+        f" sdpa on both sides, CPU time, median of {data['repeats']} interleaved runs on a shared machine:",
+        "",
+        *rows,
+        "",
+        f"{_made(data['manifest'])}.",
+    ]
+
+
+def video_page() -> str:
+    """The generated part of docs/embedded-video-model.md."""
+    data = _read("tiny_video.json")
+    return "Not measured." if data is None else "\n".join([*video_kinds(data), "", *pruned_clips(data)])
+
+
 def block() -> str:
     """The Markdown between the markers; what has no result file is said to be not measured."""
     parts = {
         "The embedded model": ("tiny_model.json", _model),
         "Accuracy on the embedded benchmark": ("choices.json", _choices),
+        "The embedded video model": ("tiny_video.json", _video),
         "The encoder's wall clock": ("tower_cpu.json", _tower),
+        "The video encoder": ("tower_video.json", _so400m),
     }
     lines: list[str] = []
     for title, (name, write) in parts.items():

@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md: methods and models from their registries, figures from result files."""
+"""Writes the generated parts of README.md and docs: methods and models from registries, figures from result files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import re
 from pathlib import Path
 
 from measured import block as measured
+from measured import video_page
 
 from evoprune.commands.tables import markdown
 
 README = Path(__file__).parents[1] / "README.md"
+VIDEO = Path(__file__).with_name("embedded-video-model.md")
 
 
 def updated(text: str, name: str, table: str) -> str:
     """Return `text` with `table` between the markers of block `name`."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"README.md has no block {name!r}: put {begin} and {end} where it belongs")
+        raise ValueError(f"the page has no block {name!r}: put {begin} and {end} where it belongs")
     return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
 
 
@@ -26,3 +28,5 @@ if __name__ == "__main__":
         page = updated(page, name, markdown(name))
     page = updated(page, "measured", measured())
     README.write_text(page, encoding="utf-8")
+    text = VIDEO.read_text(encoding="utf-8")
+    VIDEO.write_text(updated(text, "measured", video_page()), encoding="utf-8")

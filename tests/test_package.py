@@ -141,6 +141,13 @@ def test_readme_figures_come_from_the_result_files() -> None:
     assert shown == in_new_process(code), "run `make readme`"
 
 
+def test_figures_of_the_video_model_come_from_the_result_file() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r}); import measured; print(measured.video_page())"
+    text = (ROOT / "docs" / "embedded-video-model.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- measured:begin -->")[1].split("<!-- measured:end -->")[0].strip()
+    assert shown == in_new_process(code), "run `make readme`"
+
+
 def test_links_of_the_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

@@ -48,6 +48,10 @@ def progress(shown: bool) -> Iterator[Progress]:
 
 def quiet(shown: bool) -> None:
     """Keep the libraries' own notes out of the way; their download bars stay where progress is shown."""
+    import logging
+
+    # Said by torch while optional packages that transformers looks at (torchao) are imported.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     import huggingface_hub.utils
     import transformers
 

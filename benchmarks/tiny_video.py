@@ -133,6 +133,7 @@ def main(
         right = Result(asked, said).right.astype(float)
         name = f"apply: {method}, keep {settings['keep']}, {positions} positions"
         made = {"visual_tokens": tokens, "right": "".join(str(int(r)) for r in right), "manifest": manifest(**settings)}
+        data["clip_of_question"] = [e.scene for e in asked]
         data["runs"][name] = made | row(right, asked, np.array([float(r) for r in data["full_right"]]))
     else:
         data = measure(clips, model, processor)

@@ -86,17 +86,36 @@ def video_kinds(data: dict[str, Any]) -> list[str]:
     return rows
 
 
+def _ahead(data: dict[str, Any], name: str, run: dict[str, Any]) -> str:
+    """EvoPrune's accuracy minus this method's on the same questions, share and positions, resampled by clip."""
+    import numpy as np
+
+    from evoprune.tiny.benchmark import paired
+
+    method = name.removeprefix("apply: ").split(",")[0]
+    rival = data["runs"].get(name.replace(method, "evoprune", 1), {})
+    if method == "evoprune" or "right" not in rival or "right" not in run:
+        return ""
+    mine, other = (np.array([float(r) for r in one["right"]]) for one in (rival, run))
+    gap = paired(mine, other, np.array(data["clip_of_question"]), relative=False)
+    return f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
 def pruned_clips(data: dict[str, Any]) -> list[str]:
     """Accuracy with pruners applied, beside the sanity baselines at equal shares; only what was run."""
     cells = [(name, run) for name, run in data["runs"].items() if name.startswith("apply: ")]
     if not cells:
         return ["Accuracy with pruned frames: not measured."]
-    rows = ["| pruned frames | visual tokens | accuracy | relative accuracy |", "|---|---|---|---|"]
+    rows = [
+        "| pruned frames | visual tokens | accuracy | relative accuracy | EvoPrune ahead by |",
+        "|---|---|---|---|---|",
+    ]
     for name, run in sorted(cells, key=lambda cell: (-cell[1]["visual_tokens"], cell[0])):
         value, low, high = run["relative"]
         label = name.removeprefix("apply: ")
         rows.append(
             f"| {label} | {run['visual_tokens']} | {run['accuracy']:.3f} | {value:.3f} [{low:.3f}, {high:.3f}] |"
+            f" {_ahead(data, name, run)} |"
         )
     whole, half = data["runs"]["all 100 whole patches"], "random 12 of 25 pooled tokens"
     kept = [run["relative"][0] for name, run in data["runs"].items() if half in name and "original" in name]

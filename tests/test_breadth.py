@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, TorchAoConfig
 
 from evoprune import EvoPrune, Random, apply
 from tests import builders
+from tests.families.table import CASES
 
 torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
 TEXTS, SEEDS = ["USER: <image> what ?", "b <image> and <image>"], [1, 2, 3]
@@ -102,3 +103,17 @@ def test_the_pruned_tower_compiles_in_half_precision_with_eager_attention() -> N
         compiled = torch.compile(tower, fullgraph=True, backend="aot_eager")(pixels).last_hidden_state
         assert expected.shape[1] == 17 and handle.stats.tokens[-1] == 16
         torch.testing.assert_close(compiled, expected, atol=5e-2, rtol=5e-2)
+
+
+@torch.no_grad()
+def test_a_pruned_tower_with_units_compiles_into_one_graph() -> None:
+    case = next(case for case in CASES if case.name == "internvl")
+    model = case.model()
+    pixels = case.inputs([("a ", case.pictures[0], " b")])["pixel_values"][:2]  # two tiles
+    tower = model.model.vision_tower
+    torch.compiler.reset()
+    with apply(model, EvoPrune(4, schedule="mean")) as handle:
+        expected = tower(pixels).last_hidden_state
+        compiled = torch.compile(tower, fullgraph=True, backend="aot_eager")(pixels).last_hidden_state
+        assert handle.stats.tokens[-1] == 4
+        torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-5)

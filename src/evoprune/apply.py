@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models import find, unwrap
+from .models import Family, find, unwrap
 from .models.entry import Entry
 from .models.features import install_features
 from .models.hooks import install_tower
@@ -172,12 +172,7 @@ def apply(
     """
     model = unwrap(model)
     family = find(model, **options)
-    if encoder_batch is not None and (type(encoder_batch) is not int or encoder_batch < 1):
-        raise ValueError(f"encoder_batch={encoder_batch!r} is no number of pictures: give an int from 1 on, or None")
-    if APPLIED in family.base.__dict__ or APPLIED in family.tower.__dict__:
-        raise ValueError("this model has a pruner applied already: call remove() on its handle first")
-    if not isinstance(pruners, Pruner) and (isinstance(pruners, str) or not isinstance(pruners, Sequence)):
-        raise TypeError(f"{pruners!r} is no pruner: give for example evoprune.EvoPrune(keep=64), or a list of pruners")
+    _check(family, pruners, encoder_batch)
     plan = Plan(family, (pruners,) if isinstance(pruners, Pruner) else tuple(pruners))
     state = TowerState(plan)
     with ExitStack() as stack:
@@ -196,3 +191,12 @@ def apply(
         for owner in (family.base, family.tower):
             set_attribute(owner, APPLIED, True, stack)
         return Handle(plan, state, entry, stack.pop_all())
+
+
+def _check(family: Family, pruners: Any, encoder_batch: Any) -> None:
+    if encoder_batch is not None and (type(encoder_batch) is not int or encoder_batch < 1):
+        raise ValueError(f"encoder_batch={encoder_batch!r} is no number of pictures: give an int from 1 on, or None")
+    if APPLIED in family.base.__dict__ or APPLIED in family.tower.__dict__:
+        raise ValueError("this model has a pruner applied already: call remove() on its handle first")
+    if not isinstance(pruners, Pruner) and (isinstance(pruners, str) or not isinstance(pruners, Sequence)):
+        raise TypeError(f"{pruners!r} is no pruner: give for example evoprune.EvoPrune(keep=64), or a list of pruners")

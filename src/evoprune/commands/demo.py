@@ -43,7 +43,8 @@ def run(*, output: Path | None, keep: str, runs: int, as_json: bool, video: bool
     output = output or Path(f"evoprune_demo{kind.endings[0]}")
     check_writable(output, kind.endings)
     with refused(ValueError, TypeError):
-        pruner = EvoPrune(parse_keep(keep))
+        # Numbered anew, the frames of a clip are hard to tell apart: see docs/embedded-video-model.md.
+        pruner = EvoPrune(parse_keep(keep), positions="original" if video else "contiguous")
     shown = watched(as_json)
     quiet(shown=False)
     with progress(shown) as bars:
@@ -130,6 +131,7 @@ def _facts(count: int, trial: Trial) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("visual tokens", f"{before} a {trial.kind} without, {after} with EvoPrune")
+    table.add_row("their positions", trial.pruner.positions)
     table.add_row("layer by layer", ", ".join(map(str, trial.tokens)))
     table.add_row("FLOPs of the tower", f"{read:.3f} of the layers that the model reads, unpruned")
     if shipped != read:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Family(ABC):
+class Family:
     """One loaded model, seen through its family: structure and counts, never a pruning method.
 
     Parameters
@@ -87,20 +86,22 @@ class Family(ABC):
 
     # Structure.
 
+    # The names that most families of transformers use; others override.
+
     @property
-    @abstractmethod
     def tower(self) -> nn.Module:
         """The vision encoder."""
+        return self.base.vision_tower
 
     @property
-    @abstractmethod
     def projector(self) -> nn.Module:
         """The module whose input are the features that leave the tower."""
+        return self.base.multi_modal_projector
 
     @property
-    @abstractmethod
     def language_model(self) -> nn.Module:
         """The decoder that takes `inputs_embeds` and `position_ids`."""
+        return self.base.language_model
 
     @property
     def prefix(self) -> int:
@@ -147,9 +148,9 @@ class Family(ABC):
         return None if self.side is None else (self.side, self.side)
 
     @property
-    @abstractmethod
     def patch_size(self) -> int:
         """Pixels a side of a patch."""
+        return int(self.tower.config.patch_size)  # type: ignore[union-attr,arg-type]
 
     @property
     def unit_side(self) -> int:
@@ -235,9 +236,9 @@ class Family(ABC):
     # Placeholders.
 
     @property
-    @abstractmethod
     def image_token_id(self) -> int:
         """Id of an image's placeholder in `input_ids`."""
+        return int(self.base.config.image_token_id)
 
     @property
     def video_token_id(self) -> int | None:
@@ -282,9 +283,11 @@ class Family(ABC):
         """Put right what `get_image_features` or `get_video_features` is about to return."""
         return
 
-    @abstractmethod
     def check_call(self, arguments: Mapping[str, Any]) -> None:
-        """Raise ValueError if a call of `get_image_features` asks for other features than those planned for."""
+        """Raise ValueError if a call of `get_image_features` asks for other features than those planned for.
+
+        By default every call is accepted: most families have nothing to choose in one.
+        """
 
     def _known(self, grid: Grid | None) -> Grid:
         grid = grid or self.grid

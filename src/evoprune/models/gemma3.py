@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -28,28 +28,8 @@ class Gemma3(Family):
     picks_itself = True
 
     @property
-    def tower(self) -> nn.Module:
-        return self.base.vision_tower
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.base.multi_modal_projector
-
-    @property
-    def language_model(self) -> nn.Module:
-        return self.base.language_model
-
-    @property
     def side(self) -> int:
         return int(self.base.vision_tower.config.image_size) // self.patch_size
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.base.vision_tower.config.patch_size)
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.base.config.image_token_id)
 
     def native(self, grid: Grid, modality: Modality = "image") -> int:
         return int(self.base.config.mm_tokens_per_image)
@@ -81,6 +61,3 @@ class Gemma3(Family):
 
         stack.callback(self.projector.register_forward_pre_hook(before_projector).remove)
         stack.callback(pool.register_forward_hook(after_pool).remove)
-
-    def check_call(self, arguments: Mapping[str, Any]) -> None:
-        """Accept every call: nothing of the features can be chosen in one."""

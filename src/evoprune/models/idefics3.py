@@ -52,16 +52,8 @@ class Idefics3(Family):
         return int(self.base.vision_model.config.image_size) // self.patch_size
 
     @property
-    def patch_size(self) -> int:
-        return int(self.base.vision_model.config.patch_size)
-
-    @property
     def unit_side(self) -> int:
         return int(self.base.config.scale_factor)
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.base.config.image_token_id)
 
     def segments(
         self, arguments: Mapping[str, Any], modality: Modality, pruners: Sequence[Pruner]
@@ -121,9 +113,6 @@ class Idefics3(Family):
         set_attribute(connector, "pixel_shuffle", pixel_shuffle, stack)
         stack.callback(self.tower.register_forward_pre_hook(before_tower, with_kwargs=True).remove)
         stack.callback(encoder.register_forward_pre_hook(before_encoder, with_kwargs=True).remove)
-
-    def check_call(self, arguments: Mapping[str, Any]) -> None:
-        """Accept every call: nothing of the features can be chosen in one."""
 
 
 class SmolVLM(Idefics3):

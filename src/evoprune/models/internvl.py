@@ -52,18 +52,6 @@ class InternVL(Family):
         self._choice = self._selection({})
 
     @property
-    def tower(self) -> nn.Module:
-        return self.base.vision_tower
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.base.multi_modal_projector
-
-    @property
-    def language_model(self) -> nn.Module:
-        return self.base.language_model
-
-    @property
     def prefix(self) -> int:
         return 1
 
@@ -83,10 +71,6 @@ class InternVL(Family):
     @property
     def unit_side(self) -> int:
         return int(1 / self.base.config.downsample_ratio)
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.base.config.image_token_id)
 
     def resize(self, arguments: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
         """Return the arguments with smaller pictures: the tower interpolates its position embeddings by itself."""

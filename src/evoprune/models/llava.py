@@ -32,18 +32,6 @@ class Llava(Family):
         self._choice = self._selection({})
 
     @property
-    def tower(self) -> nn.Module:
-        return self.base.vision_tower
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.base.multi_modal_projector
-
-    @property
-    def language_model(self) -> nn.Module:
-        return self.base.language_model
-
-    @property
     def prefix(self) -> int:
         return int(any(name.endswith("class_embedding") for name, _ in self.tower.named_parameters()))
 
@@ -66,14 +54,6 @@ class Llava(Family):
     @property
     def side(self) -> int:
         return int(self.base.vision_tower.config.image_size) // self.patch_size
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.base.vision_tower.config.patch_size)
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.base.config.image_token_id)
 
     def check_call(self, arguments: Mapping[str, Any]) -> None:
         if self._selection(arguments) != self._choice:

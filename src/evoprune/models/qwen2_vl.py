@@ -53,16 +53,8 @@ class Qwen2VL(Family):
         return self.base.visual.merger
 
     @property
-    def language_model(self) -> nn.Module:
-        return self.base.language_model
-
-    @property
     def form(self) -> Packed:
         return Packed(self.unit_side)
-
-    @property
-    def patch_size(self) -> int:
-        return int(self.base.visual.config.patch_size)
 
     @property
     def unit_side(self) -> int:
@@ -71,10 +63,6 @@ class Qwen2VL(Family):
     @property
     def width(self) -> int:
         return int(self.base.visual.config.embed_dim)
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.base.config.image_token_id)
 
     @property
     def video_token_id(self) -> int:
@@ -154,6 +142,3 @@ class Qwen2VL(Family):
 
     def finish(self, output: Any, modality: Modality, state: TowerState) -> None:
         settle(output, state.runs.get(modality, []))
-
-    def check_call(self, arguments: Mapping[str, Any]) -> None:
-        return

@@ -122,7 +122,8 @@ def pruned_clips(data: dict[str, Any]) -> list[str]:
     return [
         *rows,
         "",
-        "Pruned frames are not pooled, and this model saw whole patches only in prompts of two or three pictures: all"
+        "Random is seed 0. Pruned frames are not pooled, and this model saw whole patches only in prompts of two or"
+        " three pictures: all"
         f" 100 patches of each frame, nothing dropped, leave {whole['relative'][0]:.3f} of its accuracy. So these rows"
         " compare methods with each other, and say little of what pruning costs a model that has seen both. A random"
         f" 12 of the 25 pooled tokens leave {sum(kept) / len(kept):.3f} (original positions, mean of 3 seeds; the aim"

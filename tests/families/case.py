@@ -62,8 +62,6 @@ class Case:
         Of the tower that run.
     options
         Options of `apply`, if any.
-    beams
-        Whether the family allows beam search.
     mixes
         Whether its processor takes pictures and videos in one call.
     """
@@ -78,7 +76,6 @@ class Case:
     keep: int
     videos: tuple[Video, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
-    beams: bool = True
     mixes: bool = True
 
     def __str__(self) -> str:

@@ -273,12 +273,10 @@ def test_pictures_side_by_side_are_refused(number: str) -> None:
         model(**grown(x, short, model))
 
 
-@NUMBERS
 @torch.no_grad()
-def test_seconds_and_frames_of_videos_count(number: str) -> None:
+def test_seconds_and_frames_of_videos_count() -> None:
     """Long steps in time put what follows a video elsewhere than short ones, natively and pruned."""
-    if number != "2.5":
-        pytest.skip("only Qwen2.5-VL counts seconds")
+    number = "2.5"  # the only one that counts seconds
     model, x = model_of(number), inputs(number, ROWS[2])
     with watched(model) as seen, apply(model, MERGING):
         model(**x)

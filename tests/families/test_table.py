@@ -131,8 +131,6 @@ def test_generate_gives_what_forward_gives(case: Case, positions: Any) -> None:
 @EVERY
 @torch.no_grad()
 def test_beams(case: Case) -> None:
-    if not case.beams:
-        pytest.skip(f"{case.family} has no beam search")
     rows = mixed(case)
     with model_of(case) as model, apply(model, merging(0.25), **case.options):
         out = model.generate(**case.inputs(rows), max_new_tokens=3, num_beams=3, do_sample=False)

@@ -44,7 +44,7 @@ class Tap:
     def look(self, query: Tensor, key: Tensor, scaling: float, bias: Tensor | None) -> None:
         """Take what the pruners need; query and key are (B, H, T, D), bias (B, T) or None."""
         run, prefix = self.state.run, self.state.form.prefix
-        merges = any(group.budget.merges[self.layer] for group in run.groups)
+        merges = run.merges_at(self.layer)
         with torch.no_grad():
             for q, k in self.state.form.sequences(query, key, run):
                 if self.wants_importance and merges:

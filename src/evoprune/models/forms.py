@@ -108,12 +108,8 @@ class Packed(Form):
     def join(self, hidden: Tensor, parts: list[Tensor], run: Run) -> Tensor:
         if len(parts) == 1:
             return parts[0].reshape(-1, hidden.shape[1])
-        rows = {
-            i: row
-            for group, part in zip(run.groups, parts, strict=True)
-            for i, row in zip(group.items, part, strict=True)
-        }
-        return torch.cat([rows[i].reshape(-1, hidden.shape[1]) for i in sorted(rows)])
+        rows = run.by_item([list(part) for part in parts])
+        return torch.cat([row.reshape(-1, hidden.shape[1]) for row in rows])
 
     def sequences(self, query: Tensor, key: Tensor, run: Run) -> list[tuple[Tensor, Tensor]]:
         lengths = [left * self.unit for left in run.lefts]

@@ -13,7 +13,7 @@ from .attention import Tap
 from .blocks import BlockSpec
 from .forms import unit_means
 from .groups import Group
-from .state import Run, TowerState
+from .state import TowerState
 
 
 class MergeBlock:
@@ -44,7 +44,7 @@ class MergeBlock:
 
     def before_norm2(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden, run = args[0], self.state.run
-        self.active = merges_at(run, self.layer)
+        self.active = run.merges_at(self.layer)
         if not self.active:
             return None
         run.settle(self.state.form)
@@ -88,8 +88,3 @@ class MergeBlock:
             raise RuntimeError(f"{type(module).__name__} ran without its norm or MLP: the pruner cannot act on it")
         merged = self.spec.combine(module, residual, update)
         return (merged, *output[1:]) if isinstance(output, tuple) else merged
-
-
-def merges_at(run: Run, layer: int) -> bool:
-    """Return whether any picture of the run merges at `layer`."""
-    return any(group.budget.merges[layer] for group in run.groups)

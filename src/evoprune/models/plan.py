@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from .. import schedules
 from ..pruners import EncoderPruner, FeaturePruner, InputPruner, Pruner
-from .base import STAGES, Count, Family, Grid, Modality
+from .base import STAGES, Count, Family, Grid, Modality, chain
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,8 @@ class Plan:
     @property
     def feature(self) -> FeaturePruner | None:
         """The pruner behind the tower, None where it keeps everything."""
-        idle = (
-            self._budgets
-            and self.family.grid is not None
-            and not any(one.selected < one.features for one in self._budgets.values())
-        )
+        known = self._budgets.values() if self.family.grid is not None else ()
+        idle = bool(known) and all(one.selected == one.features for one in known)
         return self.picker if isinstance(self.picker, FeaturePruner) and not idle else None
 
     @property
@@ -119,14 +116,14 @@ class Plan:
         family, lenient = self.family, self.family.grid is None or not self.family.uniform
         native, entering, small = family.native(grid, modality), family.units(grid), grid
         visible = native
-        if isinstance(self.image, InputPruner) and (left := _after(self.image, visible, lenient)) < visible:
+        if isinstance(self.image, InputPruner) and (left := chain([self.image], visible, lenient)) < visible:
             visible = entering = left
             small = (math.isqrt(left) * family.unit_side,) * 2
         merges = [0] * self.layers
-        if isinstance(self.wanted, EncoderPruner) and (left := _after(self.wanted, visible, lenient)) < visible:
+        if isinstance(self.wanted, EncoderPruner) and (left := chain([self.wanted], visible, lenient)) < visible:
             merges, visible = self._merges(self.wanted, entering, left), left
         features = entering - sum(merges)
-        if isinstance(self.picker, FeaturePruner) and (left := _after(self.picker, visible, lenient)) < visible:
+        if isinstance(self.picker, FeaturePruner) and (left := chain([self.picker], visible, lenient)) < visible:
             selected = left
         else:
             selected = features
@@ -158,12 +155,6 @@ class Plan:
             return tuple(i for i in range(self.layers) if any(one.merges[i] for one in self._budgets.values()))
         allowed = self.family.merging_layers
         return tuple(i for i in range(min(self.family.feature_layers)) if allowed is None or i in allowed)
-
-
-def _after(pruner: Pruner, tokens: int, lenient: bool) -> int:
-    if lenient and isinstance(pruner.keep, int) and pruner.keep > tokens:
-        return tokens
-    return pruner.tokens_after(tokens)
 
 
 def _by_stage(pruners: Sequence[Pruner], family: Family) -> dict[str, Pruner]:

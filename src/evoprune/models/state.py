@@ -35,6 +35,10 @@ class Run:
         """Whether any item is pruned."""
         return any(group.budget.pruned for group in self.groups)
 
+    def merges_at(self, layer: int) -> bool:
+        """Return whether any item merges at `layer`."""
+        return any(group.budget.merges[layer] for group in self.groups)
+
     @property
     def lefts(self) -> list[int]:
         """Units that are left of each item, in the tower's order."""

@@ -12,12 +12,13 @@ import torch
 
 from evoprune.apply import apply
 from evoprune.models import FAMILIES, UnsupportedModel, find
-from evoprune.pruners import Downsample, EvoPrune, Random, UniformGrid
+from evoprune.pruners import DivPrune, Downsample, EvoPrune, FasterVLM, Random, ToMe, UniformGrid, VisPruner
 from tests import builders
 
 TEXTS = ["USER: <image> what is this ? ASSISTANT:", "a <image> b <image> what", "what is a dog ?"]
 ALL = [EvoPrune(16), EvoPrune(16, positions="original"), Random(16), UniformGrid(16), Downsample(16)]
-ALL += [[Downsample(36), EvoPrune(18), Random(9)]]
+ALL += [[Downsample(36), EvoPrune(18), Random(9)], ToMe(16), DivPrune(16), [ToMe(32), DivPrune(8)], FasterVLM(16)]
+ALL += [VisPruner(16), [EvoPrune(32), VisPruner(8)]]
 
 
 @pytest.fixture

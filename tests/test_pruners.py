@@ -12,20 +12,28 @@ import torch
 
 from evoprune import ops, pruners
 from evoprune.pruners import (
+    DivPrune,
     Downsample,
     EncoderPruner,
     EvoPrune,
+    FasterVLM,
     FeatureView,
     LayerView,
     Pruner,
     Random,
+    ToMe,
     UniformGrid,
+    VisPruner,
 )
 from evoprune.pruners.base import FeaturePruner, InputPruner
 
 SAMPLES = [
     EvoPrune(64),
     EvoPrune(0.25, schedule=(3, 0, 2), similarity="softmax", bandwidth=0.5, order="tome", attention=False),
+    ToMe(64, schedule="decreasing:1.0", order="tome", proportional_attention=False),
+    DivPrune(0.2, space="features"),
+    FasterVLM(16),
+    VisPruner(32, important_ratio=0.75, removed_per_round=4),
     Random(8, seed=3, positions="original"),
     UniformGrid(0.5),
     Downsample(50),

@@ -13,32 +13,40 @@ if TYPE_CHECKING:
     from .apply import Handle, apply
     from .models import UnsupportedModel
     from .models.processor import patch_processor
-    from .pruners import Downsample, EvoPrune, Pruner, Random, UniformGrid
+    from .pruners import DivPrune, Downsample, EvoPrune, FasterVLM, Pruner, Random, ToMe, UniformGrid, VisPruner
     from .video import read_video
 
 # Where each public name lives. They are imported when first used: torch takes seconds, and `evoprune --help`,
 # an entry point or a look at the version should not wait for it.
 _HOMES = {
+    "DivPrune": "pruners",
     "Downsample": "pruners",
     "EvoPrune": "pruners",
+    "FasterVLM": "pruners",
     "Handle": "apply",
     "Pruner": "pruners",
     "Random": "pruners",
+    "ToMe": "pruners",
     "UniformGrid": "pruners",
     "UnsupportedModel": "models",
+    "VisPruner": "pruners",
     "apply": "apply",
     "patch_processor": "models.processor",
     "read_video": "video",
 }
 
 __all__ = [
+    "DivPrune",
     "Downsample",
     "EvoPrune",
+    "FasterVLM",
     "Handle",
     "Pruner",
     "Random",
+    "ToMe",
     "UniformGrid",
     "UnsupportedModel",
+    "VisPruner",
     "__version__",
     "apply",
     "patch_processor",

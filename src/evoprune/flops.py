@@ -49,6 +49,7 @@ def selection(
     unit: int = 1,
     importance: bool = True,
     diversity: bool = True,
+    compared: int | None = None,
 ) -> int:
     """Return the FLOPs that choosing the pairs adds to `tower`, over all layers that merge.
 
@@ -57,16 +58,19 @@ def selection(
     tokens, merges
         In units of `unit` patches, which are compared as wholes; attention is received by patches.
     importance
-        The layer's attention logits are computed once more to find what each token receives: ``2T^2C``.
+        The layer's attention logits are computed once more to find what each token receives: ``2T^2C``. On a CPU with
+        sdpa they are shared with the attention (`ops.attend`), and this part is not spent.
     diversity
         Similarities of all tokens, ``2T^2C``; without, only those between the two groups, a quarter of it.
+    compared
+        Width of what is compared, C by default; keys averaged over the heads have that of one head.
     """
     total = 0
     for merged in merges:
         if merged:
             everyone = tokens * unit + prefix
             total += 2 * everyone**2 * width if importance else 0
-            total += 2 * width * (tokens**2 if diversity else ((tokens + 1) // 2) * (tokens // 2))
+            total += 2 * (compared or width) * (tokens**2 if diversity else ((tokens + 1) // 2) * (tokens // 2))
         tokens -= merged
     return total
 

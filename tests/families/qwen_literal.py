@@ -56,10 +56,16 @@ def frame(model: Any, pixels: Tensor, rows: int, columns: int, pruner: Any) -> t
         lengths = windows[layer].unique_consecutive(return_counts=True)[1]
         cu = torch.cat((torch.zeros(1, dtype=torch.long), lengths.cumsum(0)))
         normed = block.norm1(hidden)
-        hidden = hidden + block.attn(normed, cu_seqlens=cu.int(), position_embeddings=(cos, sin))
+        if pruner.proportional_attention:
+            hidden = hidden + proportional(block.attn, normed, lengths.tolist(), cos, sin, heads, sizes)
+        else:
+            hidden = hidden + block.attn(normed, cu_seqlens=cu.int(), position_embeddings=(cos, sin))
         if count:
-            received = attention_received(block.attn, normed, cos, sin, heads)
-            source, target = pairs(pruner, hidden, sizes, received, count)
+            q, k, _ = rotated(block.attn, normed, cos, sin, heads)
+            logits = torch.einsum("qhd,khd->hqk", q, k) * block.attn.head_dim**-0.5
+            if pruner.proportional_attention:
+                logits = logits + sizes.log().repeat_interleave(UNIT)
+            source, target = pairs(pruner, hidden, sizes, logits.softmax(-1).mean((0, 1)), k.mean(1), count)
             kept = torch.tensor([i for i in range(len(sizes)) if i not in source])
             values = hidden.view(len(sizes), -1)
             hidden = merged(values, sizes, source, target)[kept].reshape(len(kept) * UNIT, -1)
@@ -76,22 +82,38 @@ def frame(model: Any, pixels: Tensor, rows: int, columns: int, pruner: Any) -> t
     return tower.merger(hidden)[order], [one[order] for one in deep], place[order]
 
 
-def attention_received(attention: Any, normed: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Return for each unit the mean over patches, heads and queries of the attention that it receives."""
-    q, k, _ = attention.qkv(normed).reshape(len(normed), 3, heads, -1).unbind(1)
+def rotated(attention: Any, normed: Tensor, cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys (both rotated) and values, (T, heads, D) each."""
+    q, k, v = attention.qkv(normed).reshape(len(normed), 3, heads, -1).unbind(1)
 
-    def rotated(x: Tensor) -> Tensor:
+    def turned(x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
         return x * cos[:, None] + torch.cat((-x[..., half:], x[..., :half]), -1) * sin[:, None]
 
-    logits = torch.einsum("qhd,khd->hqk", rotated(q), rotated(k)) * attention.head_dim**-0.5
-    return logits.softmax(-1).mean((0, 1)).view(-1, UNIT).mean(1)
+    return turned(q), turned(k), v
 
 
-def pairs(pruner: Any, hidden: Tensor, sizes: Tensor, received: Tensor, count: int) -> tuple[list[int], list[int]]:
-    each = hidden.view(len(sizes), UNIT, -1)
-    compared = (each / each.norm(dim=-1, keepdim=True)).mean(1)
-    matching = pruner.match(LayerView(compared[None], sizes[None], received[None], None, None), count)
+def proportional(
+    attention: Any, normed: Tensor, lengths: list[int], cos: Tensor, sin: Tensor, heads: int, sizes: Tensor
+) -> Tensor:
+    """Return the attention's output where each key counts as often as patches of its place have merged into it."""
+    q, k, v = rotated(attention, normed, cos, sin, heads)
+    weight, parts = sizes.repeat_interleave(UNIT), []
+    for one in torch.arange(len(normed)).split(lengths):
+        shares = (torch.einsum("qhd,khd->hqk", q[one], k[one]) * attention.head_dim**-0.5).exp() * weight[one]
+        parts.append(torch.einsum("hqk,khd->qhd", shares / shares.sum(-1, keepdim=True), v[one]).flatten(1))
+    return attention.proj(torch.cat(parts))
+
+
+def pairs(
+    pruner: Any, hidden: Tensor, sizes: Tensor, received: Tensor, keys: Tensor, count: int
+) -> tuple[list[int], list[int]]:
+    def unit(values: Tensor) -> Tensor:
+        each = values.reshape(len(sizes), UNIT, -1)
+        return (each / each.norm(dim=-1, keepdim=True)).mean(1)[None]
+
+    view = LayerView(unit(hidden), sizes[None], received.view(1, -1, UNIT).mean(2), unit(keys), None)
+    matching = pruner.match(view, count)
     return matching.source[0].tolist(), matching.target[0].tolist()
 
 

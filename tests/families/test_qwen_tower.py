@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evoprune import EvoPrune, Random, apply
+from evoprune import EvoPrune, Random, ToMe, apply
 from evoprune.models import find
 from tests.families import qwen_literal as literal
 from tests.families.case import Picture, Video
@@ -84,6 +85,50 @@ def test_packed_towers_compute_what_the_literal_loop_computes(number: str, setti
             for level, value in enumerate(deepstack(found)):
                 wanted = torch.cat([one[1][level] for one in expected])
                 torch.testing.assert_close(value, wanted, atol=2e-5, rtol=2e-4)
+
+
+@NUMBERS
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "pruner", [ToMe(0.3), EvoPrune(0.25, schedule="mean", proportional_attention=True)], ids=lambda one: one.name
+)
+@torch.no_grad()
+def test_proportional_attention_of_pictures_and_windows(number: str, attention: str, pruner: Any) -> None:
+    model, x = BUILD[number](), pictures(number)
+    model.set_attn_implementation(attention)
+    for modality in ("image", "video"):
+        expected = [literal.frame(model, *one, pruner) for one in frames(x, modality)]
+        without = features_of(model, dataclasses.replace(pruner, proportional_attention=False), x, modality)
+        found = features_of(model, pruner, x, modality)
+        torch.testing.assert_close(found, torch.cat([one[0] for one in expected]), atol=2e-5, rtol=2e-4)
+        assert (found - without).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_biases_begin_anew_after_a_call_that_failed_between_two_pictures() -> None:
+    model, pruner, x = qwen2(), ToMe(0.3), pictures("2")
+    expected = features_of(model, pruner, x, "image")
+    with apply(model, pruner):
+        attention, calls = model.model.visual.blocks[-1].attn, []
+        tap = attention.__dict__["_evoprune_tap"]
+        base = tap.base
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 2:
+                raise MemoryError
+            return base(*args, **kwargs)
+
+        tap.base = fail
+        with pytest.raises(MemoryError):
+            features(model, x, "image")
+        tap.base = base
+        assert torch.equal(torch.cat(features(model, x, "image").pooler_output), expected)
+
+
+def features_of(model: Any, pruner: Any, x: dict[str, Any], modality: str) -> torch.Tensor:
+    with apply(model, pruner):
+        return torch.cat(features(model, x, modality).pooler_output)
 
 
 @torch.no_grad()

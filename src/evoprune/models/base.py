@@ -233,6 +233,13 @@ class Family:
         """Hidden size of the tower."""
         return int(self.tower.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
+    @property
+    def head_width(self) -> int:
+        """Width of one of the tower's attention heads."""
+        config: Any = self.tower.config
+        heads = getattr(config, "num_attention_heads", None) or config.num_heads
+        return self.width // int(heads)
+
     # Placeholders.
 
     @property

@@ -43,6 +43,10 @@ class Form(ABC):
     def arrange(self, patches: list[Tensor], run: Run) -> list[Tensor]:
         """Return patch values (B, T, D) of all sequences, prefix off, as units (G, T, unit * D) of each group."""
 
+    @abstractmethod
+    def spread(self, values: list[Tensor], run: Run) -> Tensor:
+        """Return unit values (G, T) of each group as patch values (B, T), prefix off, as hidden states lie."""
+
     def scores(self, received: list[Tensor], run: Run) -> list[Tensor]:
         """Return patch scores (B, T) of all sequences, prefix off, as unit means (G, T) of each group."""
         if self.unit == 1 and len(received) == 1:
@@ -82,6 +86,9 @@ class Batched(Form):
     def sequences(self, query: Tensor, key: Tensor, run: Run) -> list[tuple[Tensor, Tensor]]:
         return [(query, key)]
 
+    def spread(self, values: list[Tensor], run: Run) -> Tensor:
+        return values[0].repeat_interleave(self.unit, dim=1)
+
 
 class Packed(Form):
     """(patches of all pictures, C): each picture is a sequence of its own, its patches in the order of its units."""
@@ -116,6 +123,10 @@ class Packed(Form):
         if len(lengths) == 1 or query.shape[2] != sum(lengths):
             return [(query, key)]  # sdpa and eager come once for each sequence
         return list(zip(query.split(lengths, 2), key.split(lengths, 2), strict=True))
+
+    def spread(self, values: list[Tensor], run: Run) -> Tensor:
+        items = values[0].flatten() if len(values) == 1 else torch.cat(run.by_item([list(one) for one in values]))
+        return items.repeat_interleave(self.unit)[None]
 
 
 def unit_means(units: Tensor, patches: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import BlockSpec, Family, Grid, Modality, Segment
-from .features import install_leaving
+from .features import install_leaving, wants_projected
 from .state import TowerState
 
 
@@ -50,7 +50,7 @@ class Gemma3(Family):
         def before_projector(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             waiting.clear()
             hidden = args[0]
-            if hidden.shape[1] == patches:
+            if hidden.shape[1] == patches and not (state.run.pruned and wants_projected(state)):
                 return None
             waiting.append(hidden)
             # Only for the projector's own reshape: the pooling below returns what waits.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .attention import install_tap
 from .base import Family
 from .chunks import install_chunks
-from .forms import Packed
 from .merge_block import MergeBlock
 from .plan import Plan
 from .state import TowerState
@@ -84,11 +83,6 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
     if proportional and "flash" in str(tower.base):
         raise ValueError(
             f"proportional_attention adds a bias that {tower.base!r} cannot take: load with 'sdpa' or 'eager'"
-        )
-    if proportional and isinstance(state.form, Packed):
-        raise ValueError(
-            f"proportional_attention is not available for {family.name}, whose pictures are packed into one sequence: "
-            "set it to False"
         )
     first = min(plan.merging, default=plan.layers)
     for i, block in enumerate(family.blocks[: plan.layers]):

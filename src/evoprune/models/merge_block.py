@@ -41,6 +41,8 @@ class MergeBlock:
         """Forget what a forward that failed has left."""
         self.residual = self.update = None
         self.active = False
+        if self.tap is not None:
+            self.tap.forget()
 
     def before_norm2(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden, run = args[0], self.state.run

@@ -130,7 +130,7 @@ class Plan:
         extra = 0
         if any(merges):
             extra = self.wanted.selection_flops(  # type: ignore[union-attr]
-                entering, merges, family.width, family.prefix, family.unit_side**2
+                entering, merges, family.width, family.prefix, family.unit_side**2, family.head_width
             )
         return Budget(
             full=grid, grid=small, entering=entering, merges=tuple(merges), features=features, selected=selected,

@@ -13,20 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .features import pick
+from .features import pick, pick_projected
 from .packed import Feature, packing
 from .state import Group, Run, TowerState
 
 
 def install_merger(merger: nn.Module, state: TowerState, stack: ExitStack) -> None:
-    """Let the main merger take what the feature stage picks, and keep its rows."""
+    """Let the main merger take what the feature stage picks, or pick of what it gives, and keep its rows."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return (pick(state, args[0]), *args[1:]) if state.run.pruned else None
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         run = state.run
-        return note(run, output, [budget.selected for budget in run.budgets]) if run.pruned else None
+        if not run.pruned:
+            return None
+        return note(run, pick_projected(state, output), [budget.selected for budget in run.budgets])
 
     stack.callback(merger.register_forward_pre_hook(before).remove)
     stack.callback(merger.register_forward_hook(after).remove)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from ..errors import unknown
 from .base import DecoderPruner, EncoderPruner, FeaturePruner, FeatureView, InputPruner, LayerView, Pruner
+from .divprune import DivPrune
 from .downsample import Downsample
 from .evoprune import EvoPrune
+from .fastervlm import FasterVLM
 from .grid import UniformGrid
 from .random import Random
+from .tome import ToMe
+from .vispruner import VisPruner
 
 METHODS: dict[str, type[Pruner]] = {
     EvoPrune.name: EvoPrune,
+    ToMe.name: ToMe,
+    FasterVLM.name: FasterVLM,
+    VisPruner.name: VisPruner,
+    DivPrune.name: DivPrune,
     Random.name: Random,
     UniformGrid.name: UniformGrid,
     Downsample.name: Downsample,
@@ -28,15 +36,19 @@ def get(name: str) -> type[Pruner]:
 __all__ = [
     "METHODS",
     "DecoderPruner",
+    "DivPrune",
     "Downsample",
     "EncoderPruner",
     "EvoPrune",
+    "FasterVLM",
     "FeaturePruner",
     "FeatureView",
     "InputPruner",
     "LayerView",
     "Pruner",
     "Random",
+    "ToMe",
     "UniformGrid",
+    "VisPruner",
     "get",
 ]

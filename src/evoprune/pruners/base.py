@@ -130,12 +130,12 @@ class LayerView:
 
 @dataclass(frozen=True)
 class FeatureView:
-    """What leaves the vision tower, before the projector.
+    """What leaves the vision tower, before the projector or, where the method needs it, behind it.
 
     Attributes
     ----------
     features
-        (B, N, C) features of the patches.
+        (B, N, C) features of the units; ``"projected"`` ones where `FeaturePruner.needs` says so.
     importance
         (B, N) float32 attention from CLS, or received, or None where nobody asked.
     """
@@ -193,8 +193,11 @@ class EncoderPruner(Pruner):
         keep = self.tokens_after(tokens) if keep is None else keep
         return schedules.allocate(tokens, keep, layers, self.schedule, allowed=allowed)
 
-    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1) -> int:
-        """Return the FLOPs that choosing the pairs adds for one image, by `flops.selection`."""
+    def selection_flops(
+        self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1, head: int | None = None
+    ) -> int:
+        """Return the FLOPs that choosing the pairs adds for one image, by `flops.selection`; `head` is the width of the
+        keys."""
         wants = "importance" in self.needs
         return flops.selection(tokens, merges, width, prefix=prefix, unit=unit, importance=wants)
 
@@ -211,13 +214,14 @@ class EncoderPruner(Pruner):
 
 @dataclass(frozen=True)
 class FeaturePruner(Pruner):
-    """Selects among the features that leave the vision tower, before the projector."""
+    """Selects among the features that leave the vision tower, before the projector unless it needs them
+    projected."""
 
     stage: ClassVar[Stage] = "feature"
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the adapter has to tap for `select`: a subset of ``{"importance"}``."""
+        """What the adapter has to show to `select`: a subset of ``{"importance", "projected"}``."""
         return NOTHING
 
     def select(self, view: FeatureView, keep: int) -> Tensor:

@@ -81,7 +81,9 @@ class EvoPrune(EncoderPruner):
         protects = self.attention and self.critical_ratio > 0
         return frozenset(["importance"] * protects + ["keys"] * (self.features == "keys"))
 
-    def selection_flops(self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1) -> int:
+    def selection_flops(
+        self, tokens: int, merges: Sequence[int], width: int, prefix: int, unit: int = 1, head: int | None = None
+    ) -> int:
         return flops.selection(
             tokens,
             merges,
@@ -90,6 +92,7 @@ class EvoPrune(EncoderPruner):
             unit=unit,
             importance="importance" in self.needs,
             diversity=self.diversity > 0,
+            compared=head if self.features == "keys" else None,
         )
 
     def match(self, view: LayerView, merges: int) -> Matching:

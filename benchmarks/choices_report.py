@@ -1,9 +1,10 @@
-"""The page docs/choices.md, from results/choices.json alone."""
+"""The page docs/choices.md, from results/choices.json and, for one section, schedules_every.json and launches.json."""
 
 from __future__ import annotations
 
 import json
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from evoprune.tiny import benchmark, build
 from evoprune.tiny.benchmark import Comparison
 
 TOKENS = 196
+LAYERS_READ = 11  # of twelve: the last one feeds nothing
 SHARES = ("1/4", "1/8", "1/16")
 
 
@@ -220,6 +222,90 @@ def kinds(results: Results, split: str, chosen: dict[str, Any]) -> list[str]:
     return lines
 
 
+FEWER = (
+    "Merging at fewer layers is fewer kernels to launch, but each merge takes more at once, and at most half. What the"
+    " tables below say:",
+    "",
+    "- A budget of at least twice the least that a schedule reaches costs no accuracy that this benchmark can tell:"
+    " `every:3` at half and a quarter of the tokens, `every:4` at half. At the least itself, where every merging layer"
+    " halves what it gets, it is worse as soon as there are several.",
+    "- At real depth the same rule would allow `every:4` at all budgets of the CLIP tower but the smallest: 5 merging"
+    " layers for 11, about 0.6 of the operations, and no more FLOPs than 1 % above those of `skip`. That it holds there"
+    " is not measured: `skip` stays the default.",
+    "",
+)
+
+
+def fewer(folder: Path) -> list[str]:
+    """Schedules of equal budget that merge at fewer layers: accuracy, and the launches and FLOPs at real size."""
+    measured, counted = (folder / f"{name}.json" for name in ("schedules_every", "launches"))
+    if not (measured.exists() and counted.exists()):
+        return ["not measured", ""]
+    return [*FEWER, *_schedules(json.loads(measured.read_text())), "", *_launches(json.loads(counted.read_text()))]
+
+
+def _schedules(data: dict[str, Any]) -> list[str]:
+    results, made = Results(data["cells"]), data["manifest"]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in data["cells"]:
+        settings = cell["settings"]
+        row = rows.setdefault((settings["positions"], settings["schedule"]), [])
+        row.append(f"{cell['least']} is the least" if "least" in cell else _beside_skip(results, settings))
+    keeps = list(dict.fromkeys(cell["settings"]["keep"] for cell in data["cells"]))
+    lines = [
+        f"Embedded model, dev split, `benchmarks/schedules_every.py` on {made['device']}, torch"
+        f" {made['packages']['torch']}. Accuracy at four budgets of {TOKENS} tokens, and the gap to `skip` at the same"
+        " budget and positions.",
+        "",
+        f"| positions | schedule | {' | '.join(map(str, keeps))} |",
+        "|---" * (len(keeps) + 2) + "|",
+    ]
+    return [*lines, *(f"| {start[0]} | `{start[1]}` | {' | '.join(cells)} |" for start, cells in rows.items())]
+
+
+def _beside_skip(results: Results, settings: dict[str, Any]) -> str:
+    mine, base = (results.right("dev", settings | more) for more in ({}, {"schedule": "skip"}))
+    if mine is None or base is None:
+        return "not measured"
+    if settings["schedule"] == "skip":
+        return f"{mine.mean():.3f}"
+    gap = results.compare("dev", mine, base, relative=False)
+    verdict = _verdict(gap).removeprefix("inside the interval")
+    return f"{mine.mean():.3f} ({gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]) {verdict}".rstrip()
+
+
+def _launches(data: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{data['what']} `benchmarks/launches.py`; torch {data['manifest']['packages']['torch']}.",
+        "",
+        "| arm | layers that merge | operations | without views | to native | kernels on a GPU |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in data["arms"]:
+        counts = [arm["merging"], arm["operations"], arm["computing"], f"{arm['to_native']:.2f}"]
+        kernels = "not measured" if arm["kernels"] is None else arm["kernels"]
+        lines.append(f"| {' | '.join(map(str, [arm['name'], *counts, kernels]))} |")
+    towers = list(dict.fromkeys(row["tower"] for row in data["flops"]))
+    for tower in towers:
+        rows = [row for row in data["flops"] if row["tower"] == tower]
+        keeps = list(dict.fromkeys(row["keep"] for row in rows))
+        told = (
+            "FLOPs to those of the same layers unpruned and, in brackets, what the selection adds, by the shape model"
+        )
+        lines += ["", f"{tower}: {told}:", ""]
+        lines += [f"| schedule | {' | '.join(map(str, keeps))} |", "|---" * (len(keeps) + 1) + "|"]
+        for schedule in dict.fromkeys(row["schedule"] for row in rows):
+            cells = [_ratio(row) for row in rows if row["schedule"] == schedule]
+            lines.append(f"| `{schedule}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    if row["ratio"] is None:
+        return f"out of reach: {row['least']} is the least"
+    return f"{row['ratio']:.3f} (+{row['selection']:.3f}), {row['merging']} layers"
+
+
 def page(data: dict[str, Any]) -> str:
     """The whole page."""
     results, chosen, made = Results(data["cells"]), data["chosen"], data["manifest"]
@@ -255,6 +341,9 @@ def page(data: dict[str, Any]) -> str:
         "",
         *standing(results, "dev", chosen),
         "",
+        "## Fewer merging layers (dev)",
+        "",
+        *fewer(Path(__file__).with_name("results")),
         "## What is lost where (dev)",
         "",
         "Half of the tokens merged at once, in one layer alone and none elsewhere:",

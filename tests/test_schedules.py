@@ -27,6 +27,7 @@ def literal_weights(layers, strategy):
         "skip": lambda i: i % 2 == (0 if text == "0" else 1),
         "first": lambda i: i < int(text),
         "last": lambda i: i >= layers - int(text),
+        "every": lambda i: i in range(int(text) - 1, layers, int(text)),
     }
     return [int(rules[name](i)) for i in index]
 
@@ -58,7 +59,9 @@ shapes = st.tuples(st.integers(1, 800), st.integers(1, 40)).flatmap(
         st.just(s[0]),
         st.integers(1, s[0]),
         st.just(s[1]),
-        st.sampled_from([*NAMES, *(f"{n}:{k}" for n in ("first", "last") for k in {1, (s[1] + 1) // 2, s[1]})]),
+        st.sampled_from(
+            [*NAMES, *(f"{n}:{k}" for n in ("first", "last", "every") for k in {1, (s[1] + 1) // 2, s[1]})]
+        ),
     )
 )
 
@@ -106,6 +109,29 @@ def test_real_shapes():
     assert smallest(7, 1, "skip") == 7  # a single layer has no odd one
 
 
+@given(st.integers(1, 800), st.integers(1, 40))
+def test_every_layer_is_mean_and_every_second_is_skip(tokens, layers):
+    for name, other in [("every:1", "mean"), *([("every:2", "skip")] if layers > 1 else [])]:
+        least = smallest(tokens, layers, name)
+        assert least == smallest(tokens, layers, other)
+        for keep in {least, (least + tokens) // 2, tokens}:
+            assert allocate(tokens, keep, layers, name) == allocate(tokens, keep, layers, other)
+
+
+def test_every_third_layer_and_rarer_ones():
+    none = (0,) * 5
+    assert allocate(729, 64, 26, "every:6") == (*none, 237, *none, 236, *none, 128, *none, 64, 0, 0)
+    assert allocate(729, 640, 26, "every:6") == (*none, 23, *none, 22, *none, 22, *none, 22, 0, 0)
+    assert allocate(64, 16, 6, "every:3") == (0, 0, 32, 0, 0, 16)  # halved twice: the least that two layers reach
+    assert smallest(729, 26, "every:6") == 46
+    with pytest.raises(ValueError, match=r"keep=16 .*'every:6' over 26 layers.*smallest reachable keep is 46$"):
+        allocate(729, 16, 26, "every:6")
+    for strategy in ("every:6", "every:2", " Every:40 "):
+        schedules.check_strategy(strategy)
+        with pytest.raises(ValueError, match=r"needs layers in 1\.\.1: write '\s?every:1' or less"):
+            schedules.weights(1, strategy.lower())
+
+
 def test_large_and_fractional_exponents_do_not_drift():
     assert allocate(100, 50, 4, "increasing:1000") == (1, 0, 0, 49)
     assert allocate(100, 50, 4, "increasing:1e3") == allocate(100, 50, 4, "increasing:1000")
@@ -127,6 +153,11 @@ def test_large_and_fractional_exponents_do_not_drift():
         ("first:7", "in 1..6"),
         ("last:-1", "in 1..6"),
         ("last:1.5", "in 1..6"),
+        ("every", "in 1..6"),
+        ("every:0", "in 1..6"),
+        ("every:7", "in 1..6: write 'every:6' or less"),
+        ("every:2.0", "in 1..6"),
+        ("evry:3", "did you mean 'every:N'"),
         ("increasing", "in 0..1000"),
         ("increasing:-1", "in 0..1000"),
         ("decreasing:nan", "in 0..1000"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .models import Family, find, unwrap
 from .models.entry import Entry
 from .models.features import install_features
+from .models.graphs import Graphs, install_graphs
 from .models.hooks import install_tower
 from .models.plan import Plan
 from .models.positions import install_positions
@@ -27,8 +28,8 @@ APPLIED = "_evoprune_handle"
 class Stats:
     """Facts about the last forward or generate of a model with pruners; everything is computed when it is read."""
 
-    def __init__(self, plan: Plan, state: TowerState, entry: Entry):
-        self._plan, self._state, self._entry = plan, state, entry
+    def __init__(self, plan: Plan, state: TowerState, entry: Entry, graphs: Graphs | None = None):
+        self._plan, self._state, self._entry, self._graphs = plan, state, entry, graphs
 
     @property
     def tokens(self) -> tuple[Any, ...]:
@@ -86,6 +87,11 @@ class Stats:
         return self._state.images or shorts
 
     @property
+    def encoder_mode(self) -> str:
+        """How the encoder ran last: ``"eager"`` too where `encoder_mode` of `apply` could not be used."""
+        return "eager" if self._graphs is None else self._graphs.ran
+
+    @property
     def options(self) -> dict[str, str]:
         """The choices of the family that are in force, such as its pooling."""
         return dict(self._plan.family.chosen)
@@ -111,9 +117,9 @@ class Handle:
         Facts about the last forward.
     """
 
-    def __init__(self, plan: Plan, state: TowerState, entry: Entry, stack: ExitStack):
+    def __init__(self, plan: Plan, state: TowerState, entry: Entry, graphs: Graphs | None, stack: ExitStack):
         self.pruners: tuple[Pruner, ...] = plan.pruners
-        self.stats = Stats(plan, state, entry)
+        self.stats = Stats(plan, state, entry, graphs)
         self._entry, self._stack = entry, stack
 
     def remove(self) -> None:
@@ -134,6 +140,7 @@ def apply(
     processor: Any = None,
     *,
     encoder_batch: int | None = None,
+    encoder_mode: str = "eager",
     **options: str,
 ) -> Handle:
     """Prune visual tokens in `model` from now on, until the handle is removed.
@@ -152,6 +159,11 @@ def apply(
     encoder_batch
         Pictures, tiles or frames that go through the tower at a time, so that long videos need no more memory; all by
         default. The results are the same.
+    encoder_mode
+        For small batches, whose time is launches. ``"eager"``; ``"compile"``: the pruned tower as one graph of
+        torch.compile for each shape of its arguments, equal up to rounding; or ``"cudagraph"``: its kernels captured
+        once for each shape and replayed in one launch. Gradients, training and requests for every hidden state run
+        eagerly, and so does, after one warning, a tower that cannot be one graph (Qwen-VL reads sizes on the host).
     options
         Choices of the model's family, such as ``pool="average"``; the first value of `Family.options` by default.
 
@@ -167,8 +179,9 @@ def apply(
     TypeError
         `pruners` is neither a pruner nor a list of them.
     ValueError
-        A pruner is applied already, or the counts do not fit the model. The model is left as it was. Where pictures
-        vary in size, counts that only some sizes cannot give are refused in the call that has such a picture.
+        A pruner is applied already, the counts do not fit the model, the mode is unknown, or ``"cudagraph"`` is asked
+        of a tower that is not on one CUDA device. The model is left as it was. Where pictures vary in size, counts
+        that only some sizes cannot give are refused in the call that has such a picture.
     """
     model = unwrap(model)
     family = find(model, **options)
@@ -179,6 +192,7 @@ def apply(
         stack.callback(state.close)
         if processor is not None:
             stack.callback(patch_processor(processor, plan.pruners).remove)
+        graphs = install_graphs(encoder_mode, family, state, stack)  # first: the chunks of install_tower lead there
         tower = install_tower(family, plan, state, stack, encoder_batch)
         family.install(state, stack)
         install_features(family, state, stack)
@@ -190,7 +204,7 @@ def apply(
             refuse_copies(owner, stack)
         for owner in (family.base, family.tower):
             set_attribute(owner, APPLIED, True, stack)
-        return Handle(plan, state, entry, stack.pop_all())
+        return Handle(plan, state, entry, graphs, stack.pop_all())
 
 
 def _check(family: Family, pruners: Any, encoder_batch: Any) -> None:

@@ -14,7 +14,7 @@ from decimal import Context, Decimal, InvalidOperation
 
 from .errors import unknown
 
-STRATEGIES = ("mean", "skip", "skip:0", "skip:1", "first:N", "last:N", "increasing:A", "decreasing:A")
+STRATEGIES = ("mean", "skip", "skip:0", "skip:1", "every:N", "first:N", "last:N", "increasing:A", "decreasing:A")
 MAX_ALPHA = 1000
 _DIGITS = 60  # decimal places kept of an irrational weight such as 2 ** 0.5
 
@@ -89,8 +89,9 @@ def allocate(
         Effective layers: those that feed the features in use.
     strategy
         ``"mean"`` (all layers equally), ``"skip"`` = ``"skip:1"`` (layers 1, 3, 5, ... from 0), ``"skip:0"``
-        (layers 0, 2, 4, ...), ``"first:N"``, ``"last:N"``, ``"increasing:A"`` (weights (l + 1)^A),
-        ``"decreasing:A"`` (weights (layers - l)^A), or the counts themselves, one a layer.
+        (layers 0, 2, 4, ...), ``"every:N"`` (layers N - 1, 2N - 1, ...: fewer merges to launch, and ``"every:2"`` is
+        skip), ``"first:N"``, ``"last:N"``, ``"increasing:A"`` (weights (l + 1)^A), ``"decreasing:A"`` (weights
+        (layers - l)^A), or the counts themselves, one a layer.
     allowed
         The layers that may merge at all, all of them by default: the strategy's weights elsewhere count as 0.
 
@@ -145,7 +146,7 @@ def smallest(tokens: int, layers: int, strategy: str | Sequence[int] = "skip") -
 def check_strategy(strategy: str) -> None:
     """Raise ValueError for a strategy that no number of layers makes valid."""
     name, _, text = strategy.strip().lower().partition(":")
-    span = name in ("first", "last") and re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII)
+    span = name in ("first", "last", "every") and re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII)
     weights(int(text) if span else 1, strategy)
 
 
@@ -186,6 +187,9 @@ def weights(layers: int, strategy: str) -> tuple[int, ...]:
     if name in ("first", "last"):
         n = _span(strategy, text, layers)
         return tuple(int(i < n if name == "first" else i >= layers - n) for i in index)
+    if name == "every":
+        n = _span(strategy, text, layers)
+        return tuple(int(i % n == n - 1) for i in index)
     if name in ("increasing", "decreasing"):
         alpha = _alpha(strategy, text)
         return tuple(_power(i + 1 if name == "increasing" else layers - i, alpha) for i in index)

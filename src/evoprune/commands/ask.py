@@ -65,11 +65,17 @@ def run(
     """
     pruner, chosen = make_pruner(**method), dict(options or {})
     kind, place = choose_dtype(dtype), choose_device(device)
+    if chosen.get("encoder_mode") == "cudagraph" and place.type != "cuda":
+        raise UserError(
+            f"--encoder-mode cudagraph needs a CUDA device, but the model is to run on {place}: give --device cuda, or "
+            "--encoder-mode compile"
+        )
     if not images and not videos:
         raise UserError("there is nothing to ask about: give a picture with --image or a video with --video")
     shown = watched(as_json)
     pictures, clips = [open_picture(path) for path in images], open_clips(videos, frames, shown)
-    model, processor = load(name, [pruner], place, kind, shown, options=chosen, video=bool(videos))
+    anywhere = {name: value for name, value in chosen.items() if name != "encoder_mode"}  # tried without weights
+    model, processor = load(name, [pruner], place, kind, shown, options=anywhere, video=bool(videos))
     asked = Question(prompt, pictures, clips, max_new_tokens)
     with progress(shown) as bars, answering(bars, model, asked.items, max_new_tokens) as streamer:
         result = _answers(model, processor, pruner, asked, compare, chosen, streamer)
@@ -109,6 +115,8 @@ def _answers(
     with refused(ValueError):
         handle = apply(model, pruner, **options)
     with handle, refused(ValueError):  # placeholders that do not fit, if the processor is not the model's own
+        if "encoder_mode" in options:
+            generate(model, processor, inputs, 1)  # compiling or capturing is not in the time
         said, milliseconds = timed(lambda: generate(model, processor, inputs, asked.max_new_tokens, streamer()), device)
         stats = handle.stats
         sides["pruned"] = {

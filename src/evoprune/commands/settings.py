@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ..errors import unknown
+from ..models.graphs import MODES
 from ..pruners import Pruner, get
 from .errors import UserError, refused
 
@@ -76,7 +78,9 @@ def _schedule(text: str) -> str | tuple[int, ...]:
     return text
 
 
-def apply_options(choices: Sequence[str] = (), *, encoder_batch: int | None = None) -> dict[str, Any]:
+def apply_options(
+    choices: Sequence[str] = (), *, encoder_batch: int | None = None, encoder_mode: str | None = None
+) -> dict[str, Any]:
     """Return what the command line gives `evoprune.apply` beside the pruner: only what was given.
 
     Parameters
@@ -85,6 +89,8 @@ def apply_options(choices: Sequence[str] = (), *, encoder_batch: int | None = No
         ``name=value`` each, of those that the model's family offers; `evoprune.apply` checks them.
     encoder_batch
         Pictures and frames that go through the encoder at a time.
+    encoder_mode
+        How the encoder runs, one of `evoprune.models.graphs.MODES`.
 
     Raises
     ------
@@ -94,6 +100,10 @@ def apply_options(choices: Sequence[str] = (), *, encoder_batch: int | None = No
     if encoder_batch is not None and encoder_batch < 1:
         raise UserError(f"--encoder-batch {encoder_batch} encodes nothing: give at least 1 picture or frame at a time")
     given: dict[str, Any] = {} if encoder_batch is None else {"encoder_batch": encoder_batch}
+    if encoder_mode is not None:
+        if encoder_mode not in MODES:
+            raise UserError(unknown("--encoder-mode", encoder_mode, MODES))
+        given["encoder_mode"] = encoder_mode
     for choice in choices:
         name, equals, value = (part.strip() for part in choice.partition("="))
         if not equals or not name or not value or name in given:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .base import Family
+from .state import TowerState
 from .undo import set_attribute
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def install_chunks(tower: Tower, stack: ExitStack) -> None:
         try:
             for part in tower.family.chunks(arguments, tower.batch):  # type: ignore[arg-type]
                 tower.part += 1
-                outputs.append(_needed(tower, tower.tower(**part)))
+                outputs.append(needed(tower.tower(**part), tower.family, tower.state))
         finally:
             tower.part = 0
         return join(outputs)
@@ -35,11 +37,11 @@ def install_chunks(tower: Tower, stack: ExitStack) -> None:
     set_attribute(tower.tower, "forward", forward, stack)
 
 
-def _needed(tower: Tower, output: Any) -> Any:
+def needed(output: Any, family: Family, state: TowerState) -> Any:
     """Drop the hidden states that nobody reads: they would outgrow the memory that chunks save."""
     states = getattr(output, "hidden_states", None)
-    if states is not None and not tower.state.run_all:
-        wanted = {layer % len(states) for layer in tower.family.feature_layers}
+    if states is not None and not state.run_all:
+        wanted = {layer % len(states) for layer in family.feature_layers}
         output.hidden_states = tuple(one if i in wanted else None for i, one in enumerate(states))
     return output
 

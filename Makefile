@@ -23,7 +23,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make test-oldest  the test suite on transformers $(OLDEST_TRANSFORMERS)"
 	@echo "make format       let ruff sort imports and lay out the code"
-	@echo "make readme       write the generated tables of README.md anew"
+	@echo "make readme       write the generated tables of README.md and docs/performance.md anew"
 	@echo "make clean        remove the environments and the caches"
 
 demo: $(VENV)/.ready
@@ -45,6 +45,7 @@ test-oldest: $(OLDEST)/.ready
 
 readme: $(VENV)/.ready
 	@$(OFFLINE) $(VENV)/bin/python docs/readme.py
+	@$(OFFLINE) $(VENV)/bin/python benchmarks/report.py
 
 # The stamp is a copy of pyproject.toml: a newer file with the same content (a checkout) installs nothing.
 $(VENV)/.ready: pyproject.toml

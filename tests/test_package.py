@@ -76,12 +76,13 @@ def _imports(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("part", "never"),
     [
-        ("ops", {"transformers", "schedules", "flops", "pruners", "models", "apply", "tiny", "show", "commands"}),
+        ("ops", {"transformers", "schedules", "flops", "pruners", "models", "apply", "bench", "tiny", "commands"}),
         ("schedules.py", {"torch", "transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
         ("flops.py", {"transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
         ("pruners", {"transformers", "models", "apply", "tiny", "show", "commands"}),
-        ("models", {"apply", "tiny", "show", "commands"}),
-        ("apply.py", {"tiny", "show", "commands"}),
+        ("models", {"apply", "bench", "tiny", "show", "commands"}),
+        ("apply.py", {"bench", "tiny", "show", "commands"}),
+        ("bench", {"show", "commands"}),
         ("show", {"tiny", "commands", "matplotlib"}),
         ("tiny", {"commands", "show"}),
         ("video", {"transformers", "models", "apply", "tiny", "show", "commands"}),

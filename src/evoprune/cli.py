@@ -99,13 +99,16 @@ def ask(
     frames: Annotated[int | None, typer.Option(help="Frames of each video, evenly spread.", show_default="32")] = None,
     method: Annotated[str, typer.Option(help="One of `evoprune methods`.")] = "evoprune",
     schedule: Annotated[
-        str | None, typer.Option(help="How many tokens merge at which layer: skip, mean, last:13, 0,96,0,64, ...")
+        str | None, typer.Option(help="How many tokens merge at which layer: skip, every:4, mean, last:13, 0,96,0, ...")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting of the method.")
     ] = None,
     encoder_batch: Annotated[
         int | None, typer.Option(help="Pictures and frames encoded at a time.", show_default="all at once")
+    ] = None,
+    encoder_mode: Annotated[
+        str | None, typer.Option(help="eager, compile or cudagraph: for few pictures at a time.", show_default="eager")
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -136,7 +139,7 @@ def ask(
             images=image or [],
             videos=video or [],
             frames=frames,
-            options=apply_options(option or [], encoder_batch=encoder_batch),
+            options=apply_options(option or [], encoder_batch=encoder_batch, encoder_mode=encoder_mode),
             prompt=prompt,
             method={"method": method, "keep": keep, "schedule": schedule, "settings": settings or []},
             max_new_tokens=max_new_tokens,
@@ -144,6 +147,110 @@ def ask(
             dtype=dtype,
             compare=compare,
             as_json=json,
+        )
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(help="A preset (--list), the folder of a model, or tiny, tiny-video.")
+    ] = None,
+    stages: Annotated[
+        str, typer.Option(help="all, or encoder: tower and projector alone, without a language model.")
+    ] = "all",
+    methods: Annotated[str, typer.Option(help="Of `evoprune methods`, with commas between.")] = "evoprune",
+    keep: Annotated[str, typer.Option(help="Tokens of each picture, tile or frame: 64,32 or 0.25.")] = "64",
+    images: Annotated[str | None, typer.Option(help="Pictures a prompt: 1 or 1,2.")] = None,
+    frames: Annotated[str | None, typer.Option(help="Frames of a prompt's video: 8 or 2,8,32.")] = None,
+    batch: Annotated[str, typer.Option(help="Prompts at once: 1 or 1,16.")] = "1",
+    repeats: Annotated[int, typer.Option(help="Timed rounds, in which every arm has a turn.")] = 5,
+    warmup: Annotated[
+        int | None,
+        typer.Option(help="Untimed rounds more than the two for FLOPs and memory.", show_default="2 on a GPU, else 0"),
+    ] = None,
+    decode_tokens: Annotated[int, typer.Option(help="Tokens generated behind the first one.")] = 8,
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, float16, bfloat16.", show_default="bfloat16 on a GPU, else float32"),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    attention: Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2, of all arms alike.")] = "sdpa",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch on the CPU.", show_default="torch's own")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 0,
+    naive: Annotated[bool, typer.Option("--naive", help="Methods inside the encoder on the plain path too.")] = False,
+    native_read: Annotated[
+        bool,
+        typer.Option(help="An arm without the layers nobody reads, where the model has some."),
+    ] = True,
+    encoder_mode: Annotated[str, typer.Option(help="eager, compile or cudagraph, of the pruned arms.")] = "eager",
+    encoder_batch: Annotated[
+        int | None, typer.Option(help="Pictures and frames encoded at a time.", show_default="all at once")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="As in `evoprune ask`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the methods that have it.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A choice of the model's family: pool=average.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the result; - prints it instead of tables.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File for the figures, a row a stage.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF: bars by stage; over frames if several.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--overwrite", help="Go on where --json FILE stopped, or begin anew.")
+    ] = True,
+    listed: Annotated[bool, typer.Option("--list", help="Show the presets and exit.")] = False,
+) -> None:
+    """Measure a model with and without pruners, stage by stage, all arms in turn in one run.
+
+    Presets are published architectures at real size with random weights: nothing is downloaded.
+
+    \b
+    Examples:
+      evoprune bench tiny --keep 48,24 --methods evoprune,random
+      evoprune bench llava-video-7b --stages encoder --frames 2 --keep 64,32,16 --json out.json
+      evoprune bench llava-1.5-7b --batch 1,16 --keep 128,64,32 --naive --json out.json --plot out.png
+      evoprune bench --list
+    """
+    with _told():
+        from .commands import bench as command
+        from .commands import bench_words as words
+        from .commands.settings import apply_options
+
+        if listed:
+            words.presets(as_json=str(json) == "-")
+            return
+        if model is None:
+            raise UserError(
+                "there is nothing to measure: give a preset (evoprune bench --list) or the folder of a model"
+            )
+        command.run(
+            words.Wanted(
+                model=model,
+                stages=stages,
+                methods=methods,
+                keep=keep,
+                schedule=schedule,
+                settings=settings or [],
+                images=images,
+                frames=frames,
+                batch=batch,
+                dtype=dtype,
+                device=device,
+                attention=attention,
+                repeats=repeats,
+                warmup=warmup,
+                decode_tokens=decode_tokens,
+                threads=threads,
+                seed=seed,
+                naive=naive,
+                native_read=native_read,
+                encoder_mode=encoder_mode,
+                options=apply_options(option or [], encoder_batch=encoder_batch),
+            ),
+            words.Outputs(json=json, csv=csv, plot=plot, overwrite=not resume),
         )
 
 

@@ -1,4 +1,4 @@
-"""Measuring: what a run was made with, and (in time) stage-by-stage latency."""
+"""Measuring: native against pruned, stage by stage (`run.bench`), and what a run was made with."""
 
 from .manifest import manifest
 

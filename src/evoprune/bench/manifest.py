@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -46,15 +47,16 @@ def manifest(**facts: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON values only. ``changed`` tells whether the source tree differed from the commit, new files included.
+        JSON values only. ``changed`` tells whether the source tree differed from the commit, new files included. Where
+        the source came without its history, the environment variable ``EVOPRUNE_COMMIT`` can name the commit.
     """
-    status = _git("status", "--porcelain", "--", "src")
+    status = _git("status", "--porcelain", "--", ":/src")
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get("EVOPRUNE_COMMIT"),
         "changed": None if status is None else bool(status),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),

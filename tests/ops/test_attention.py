@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evoprune import ops
-from evoprune.ops import attention
+from evoprune.ops import attention_pass as attention
 from tests import reference
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from .. import tiny
 from .._version import __version__
+from ..ops import kernels
 from ..tiny import video as tiny_video
+from .errors import refused
 from .terminal import emit, out, quiet
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "typer", "rich")
@@ -33,6 +36,8 @@ OPTIONAL = {
 def run(*, as_json: bool) -> None:
     """Look around and print what was found."""
     quiet(shown=False)
+    with refused(ValueError):
+        kernels.fast()  # an unknown EVOPRUNE_KERNELS
     found = {
         "evoprune": __version__,
         "python": platform.python_version(),
@@ -90,12 +95,23 @@ def _attention() -> dict[str, bool]:
 
 
 def _kernels() -> dict[str, Any]:
+    """Whether Triton kernels run here: where a GPU is, each is compiled and run once on a few tokens."""
     missing = []
     if not torch.cuda.is_available():
         missing.append("torch sees no CUDA device")
     if find_spec("triton") is None:
         missing.append("the package triton is not installed")
-    return {"can_run": not missing, "missing": missing}
+    if not missing and kernels.fast():
+        from ..ops.kernels.probe import probe
+
+        for index in range(torch.cuda.device_count()):
+            probe(torch.device("cuda", index))
+    return {
+        "can_run": not missing,
+        "missing": missing,
+        "switch": {kernels.SWITCH: os.environ.get(kernels.SWITCH) or "auto", "choices": list(kernels.MODES)},
+        "status": kernels.status(),
+    }
 
 
 def _embedded(folder: Path) -> dict[str, Any]:
@@ -118,8 +134,13 @@ def _show(found: dict[str, Any]) -> None:
         facts = ", ".join(f"{key} {value}" for key, value in device.items() if key not in ("device", "name"))
         table.add_row(device["device"], f"{device['name']}{', ' if facts else ''}{facts}")
     table.add_row("attention", ", ".join(f"{k} {'yes' if v else 'no'}" for k, v in found["attention"].items()))
-    kernels = found["gpu_kernels"]
-    table.add_row("GPU kernels", "can run" if kernels["can_run"] else f"cannot run: {'; '.join(kernels['missing'])}")
+    gpu = found["gpu_kernels"]
+    table.add_row("GPU kernels", "can run" if gpu["can_run"] else f"cannot run: {'; '.join(gpu['missing'])}")
+    for name, state in gpu["status"].items():
+        table.add_row(f"  {name}", escape(state))
+    table.add_row(
+        "  switch", f"{kernels.SWITCH}={gpu['switch'][kernels.SWITCH]} [dim](off: plain torch everywhere)[/dim]"
+    )
     for label, embedded in (("model", found["embedded_model"]), ("video model", found["embedded_video_model"])):
         size = f"{embedded['mib']} MiB" if embedded["present"] else "missing: install evoprune again"
         table.add_row(f"embedded {label}", size)

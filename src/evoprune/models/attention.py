@@ -35,19 +35,23 @@ class Tap:
         For each sequence (B, T, D), the mean over the heads of the patch tokens' keys.
     """
 
-    def __init__(self, state: TowerState, base: Callable[..., Any], layer: int):
-        self.state, self.base, self.layer = state, base, layer
+    def __init__(self, state: TowerState, base: Callable[..., Any], backend: str, layer: int):
+        self.state, self.base, self.backend, self.layer = state, base, backend, layer
         self.wants_importance = self.wants_keys = self.wants_feature = self.adds_sizes = False
         self.received: list[Tensor] = []
         self.keys: list[Tensor] = []
+        self.biases: tuple[Run, Tensor] | None = None  # of the sequences that are still to come in this layer
 
-    def look(self, query: Tensor, key: Tensor, scaling: float, bias: Tensor | None) -> None:
-        """Take what the pruners need; query and key are (B, H, T, D), bias (B, T) or None."""
+    def look(self, query: Tensor, key: Tensor, scaling: float, bias: Tensor | None, importance: bool = True) -> None:
+        """Take what the pruners need; query and key are (B, H, T, D), bias (B, T) or None.
+
+        Without `importance` where the attention received is known already.
+        """
         run, prefix = self.state.run, self.state.form.prefix
         merges = run.merges_at(self.layer)
         with torch.no_grad():
             for q, k in self.state.form.sequences(query, key, run):
-                if self.wants_importance and merges:
+                if importance and self.wants_importance and merges:
                     self.received.append(ops.received_attention(q, k, scaling, key_bias=bias)[:, prefix:])
                 if self.wants_keys and merges:
                     self.keys.append(k.mean(dim=1)[:, prefix:])
@@ -55,35 +59,84 @@ class Tap:
                     rows = q[:, :, :prefix] if prefix else q
                     run.received.append(ops.received_attention(rows, k, scaling, key_bias=bias)[:, prefix:])
 
+    def in_one_pass(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: Any) -> bool:
+        """Whether output and attention received may come from `ops.attend` in place of the base backend.
+
+        It keeps no graph, knows sdpa's plain form only, and gains nothing where neither a CPU nor our kernels run it.
+        """
+        run = self.state.run
+        if not (self.wants_importance and self.backend == "sdpa" and run.merges_at(self.layer)):
+            return False
+        budgets = run.budgets  # of packed pictures one comes after the other; those that merge nothing stay native
+        if not budgets[min(len(self.received), len(budgets) - 1)].merges[self.layer]:
+            return False
+        if mask is not None or kwargs.get("dropout") or kwargs.get("is_causal") or not ops.kernels.fast():
+            return False
+        if torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value)):
+            return False
+        if len(self.state.form.sequences(query, key, run)) > 1:
+            return False
+        return query.device.type == "cpu" or ops.kernels.usable(query, key, value)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
+        """Return the attention's output (B, T, H, D), as transformers' backends do, and take what pruners need."""
+        output, received = ops.attend(query, key, value, scaling, key_bias=bias)
+        self.received.append(received[:, self.state.form.prefix :])
+        self.look(query, key, scaling, bias, importance=False)
+        return output.transpose(1, 2).contiguous()
+
     def take(self, run: Run) -> tuple[list[Tensor] | None, list[Tensor] | None]:
         """Return importance (G, T) and keys (G, T, D) of each group's units, and forget them."""
         form = self.state.form
         scores = form.scores(self.received, run) if self.received else None
         keys = [unit_means(units, form.unit) for units in form.arrange(self.keys, run)] if self.keys else None
-        self.received, self.keys = [], []
+        self.forget()
         return scores, keys
 
+    def forget(self) -> None:
+        """Let go of what the sequences of one layer have left, all of them or those before a failure."""
+        self.received, self.keys = [], []
+
     def bias(self, query: Tensor) -> Tensor | None:
-        """Return log sizes as a key bias, float32 (B, T with prefix), None while nothing has merged."""
-        sizes = self.state.run.groups[0].sizes if self.state.run.groups else None
-        if not self.adds_sizes or sizes is None:
+        """Return log sizes as a key bias, float32 (B, T with prefix), None while nothing has merged.
+
+        Packed towers call for each of their sequences (pictures or windows), in the order of the hidden states.
+        """
+        run = self.state.run
+        if not self.adds_sizes or all(group.sizes is None for group in run.groups):
             return None
-        prefix = sizes.new_zeros(sizes.shape[0], self.state.form.prefix)
-        return torch.cat((prefix, sizes.log().repeat_interleave(self.state.form.unit, dim=1)), dim=1)
+        if self.biases is None or self.biases[0] is not run:  # else some sequences of this layer have been here
+            self.biases = run, self._log_sizes(run)
+        rest, length = self.biases[1], query.shape[2]
+        self.biases = (run, rest[:, length:]) if rest.shape[1] > length else None
+        return rest[:, :length]
+
+    def _log_sizes(self, run: Run) -> Tensor:
+        device = next(group.sizes.device for group in run.groups if group.sizes is not None)
+        sizes = [
+            torch.ones(len(group.items), group.left, device=device) if group.sizes is None else group.sizes
+            for group in run.groups
+        ]
+        values = self.state.form.spread(sizes, run).log()
+        prefix = values.new_zeros(values.shape[0], self.state.form.prefix)
+        return torch.cat((prefix, values), dim=1)
 
 
 def tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Any:
-    """Attention of the base backend, unchanged, with a look at queries and keys (B, H, T, D)."""
+    """Attention with a look at queries and keys (B, H, T, D): of the base backend, or in one pass with the look."""
     tap: Tap = module._evoprune_tap  # type: ignore[assignment]
     scaling = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     bias = tap.bias(query)
+    if tap.in_one_pass(query, key, value, attention_mask, kwargs):
+        return tap.attend(query, key, value, scale, bias), None
     if bias is not None:
         if attention_mask is not None:
             raise ValueError("proportional_attention cannot be combined with an attention mask in the vision tower")
         attention_mask = bias[:, None, None, :].to(query.dtype)
-    tap.look(query, key, query.shape[-1] ** -0.5 if scaling is None else float(scaling), bias)
+    tap.look(query, key, scale, bias)
     return tap.base(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -93,7 +146,7 @@ def install_tap(attention: nn.Module, state: TowerState, layer: int, stack: Exit
         return attention.__dict__["_evoprune_tap"]
     config: Any = attention.config
     name = config._attn_implementation or "eager"
-    tap = Tap(state, _base_function(attention, name, config), layer)
+    tap = Tap(state, _base_function(attention, name, config), name, layer)
     own = copy.copy(config)
     # The plain property would change sub-configs too, which the shallow copy shares with the model.
     own._attn_implementation_internal = _register(name)

@@ -8,7 +8,7 @@ from torch import Tensor
 # 2 - 2 cos carries float32 rounding of a few 1e-7: below this, two vectors count as equal, so that a picture
 # of duplicates has no distances at all instead of noise divided by noise.
 RESOLUTION = 1e-6
-_BLOCK = 64  # strips of fewer tokens are not worth three products
+_STRIPS = 448  # of fewer tokens three products take longer than the whole one
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def cosines(tokens: Tensor) -> Tensor:
 
 def _gram(values: Tensor) -> Tensor:
     batch, length, _ = values.shape
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or length < 3 * _BLOCK:
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or length < _STRIPS:
         return torch.bmm(values, values.transpose(1, 2))
     # Half of a Gram matrix is the mirror of the other: on a CPU, in three strips, a third of the product is
     # saved.
@@ -96,11 +96,9 @@ def distinctiveness(
     if protected is not None:
         cosine = cosine.masked_fill(protected.unsqueeze(-2), float("-inf"))
     nearest = cosine.topk(k, sorted=False).values
-    distance = nearest.mul_(-2.0).add_(2.0)
-    distance = torch.where(distance < RESOLUTION, 0.0, distance)
     if protected is None:
-        scale = distance.mean((-2, -1), keepdim=True)
-        return 1.0 - _closeness(distance, scale, bandwidth).mean(-1)
+        return distinct_from(nearest, bandwidth)
+    distance = _distances(nearest)
     # Rows of real tokens with fewer than K real neighbours show infinite distances there: they are no
     # neighbours.
     real = torch.isfinite(distance) & ~protected.unsqueeze(-1)
@@ -108,6 +106,18 @@ def distinctiveness(
     scale = torch.where(real, distance, 0.0).sum((-2, -1), keepdim=True) / real.sum((-2, -1), keepdim=True).clamp(min=1)
     close = torch.where(real, _closeness(distance, scale, bandwidth), 0.0).sum(-1) / counted
     return torch.where(real.any(-1), 1.0 - close, 0.0)
+
+
+def distinct_from(nearest: Tensor, bandwidth: float | None = None) -> Tensor:
+    """Return d (B, T) float32 from the cosines (B, T, K) float32 of each token to its nearest neighbours."""
+    distance = _distances(nearest)
+    scale = distance.mean((-2, -1), keepdim=True)
+    return 1.0 - _closeness(distance, scale, bandwidth).mean(-1)
+
+
+def _distances(cosine: Tensor) -> Tensor:
+    distance = 2.0 - 2.0 * cosine
+    return torch.where(distance < RESOLUTION, 0.0, distance)
 
 
 def _closeness(distance: Tensor, scale: Tensor, bandwidth: float | None) -> Tensor:

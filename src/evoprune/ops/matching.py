@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
+from . import kernels
 from .density import cosines, distinctiveness, unit
 from .indexing import rows
-from .partition import PARTITIONS, Groups, Partition, membership, split
+from .partition import PARTITIONS, Groups, Partition, membership, protected_count, split
 
 Similarity = Literal["cosine", "sigmoid", "softmax"]
 SIMILARITIES = ("cosine", "sigmoid", "softmax")
@@ -107,6 +108,16 @@ def match(
     if merges == 0:
         nothing = torch.empty((batch, 0), dtype=torch.int64, device=device)
         return Matching(nothing, nothing, torch.arange(length, device=device).expand(batch, length))
+    if protected is None and kernels.usable(tokens, importance):
+        from .kernels.pairs import best_pairs
+
+        size = 0 if importance is None else protected_count(length, merges, critical_ratio)
+        found = best_pairs(
+            tokens, importance, merges, size, neighbors=neighbors, bandwidth=bandwidth, diversity=diversity,
+            similarity=similarity, partition=partition,
+        )  # fmt: skip
+        if found is not None:
+            return Matching(*found)
     with torch.autocast(device.type, enabled=False):
         groups = split(importance, merges, critical_ratio, partition, protected, batch, length, device)
         score = _scores(tokens, groups, neighbors, bandwidth, diversity, similarity, protected)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
+from . import kernels
 from .indexing import flat
 from .indexing import rows as take
 from .matching import Matching
@@ -64,8 +65,26 @@ def merge(
     if matching.source.shape[1] == 0:
         survivors(matching, order)  # refuses an unknown order
         return tokens, sizes
+    found = _by_kernel(tokens, sizes, matching, weights, order)
+    return _plain(tokens, sizes.float(), matching, weights, order) if found is None else found
+
+
+def _by_kernel(
+    tokens: Tensor, sizes: Tensor, matching: Matching, weights: Weights, order: Order
+) -> tuple[Tensor, Tensor] | None:
+    wants_graph = torch.is_grad_enabled() and tokens.requires_grad
+    if wants_graph or not kernels.usable(tokens):
+        return None
+    from .kernels.merging import merge_rows
+
+    pairs, rows = (matching.source, matching.target), survivors(matching, order)
+    return kernels.attempt("merging", merge_rows, tokens, sizes.float(), *pairs, rows, weights == "equal")
+
+
+def _plain(
+    tokens: Tensor, sizes: Tensor, matching: Matching, weights: Weights, order: Order
+) -> tuple[Tensor, Tensor]:
     rows, places = _places(matching, order)
-    sizes = sizes.float()
     total = sizes.scatter_add(1, matching.target, sizes.gather(1, matching.source))
     if weights == "size":
         own, given, whole = sizes, sizes.gather(1, matching.source), total

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from evoprune.bench.columns import arm_name, selected, usual
+from evoprune import EvoPrune
+from evoprune.bench.columns import arm_name, selected
 from evoprune.bench.results import CLOCKS, clock, fair, overhead, ratio, spread
 
 NOT_MEASURED = "not measured"
@@ -44,7 +45,10 @@ class Goal:
         shown = (cell.get("frames") or None, cell.get("images") or None, cell["batch"])
         wanted = (self.frames, self.images, self.batch)
         where = str(result["device"]).startswith(self.device) and result["dtype"] == self.dtype
-        return where and result["model"] in self.models and shown == wanted
+        machine = self.device != "cuda" or "H200" in str((result.get("manifest") or {}).get("device"))
+        asked = result.get("configuration") or {}
+        plain = not asked.get("options") and asked.get("native_read", True)
+        return where and machine and plain and result["model"] in self.models and shown == wanted
 
     @property
     def text(self) -> str:
@@ -110,13 +114,18 @@ def judge(goal: Goal, results: dict[str, dict[str, Any]]) -> Outcome:
                 value = figure(goal, cell, arm)
                 if value is not None:
                     outcome = Outcome(*_told(goal, result, cell, arm), file=name)
-                    modes.setdefault(arm.get("encoder_mode") or "eager", (value, outcome))
+                    modes.setdefault(mode_of(arm), (value, outcome))
     return min(modes.values(), key=lambda pair: pair[0])[1] if modes else Outcome()
 
 
 def _candidates(goal: Goal, cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """EvoPrune's own arms with this budget and the usual schedule, on the fast path, in whatever encoder mode."""
-    return [arm for arm in _ours(goal, cell) if arm.get("path", "fast") == "fast" and usual(arm)]
+    """EvoPrune's own arms with this budget and nothing else set, on the fast path, in whatever encoder mode."""
+    default = EvoPrune(goal.keep).to_dict()
+    return [
+        arm
+        for arm in _ours(goal, cell)
+        if arm.get("path", "fast") == "fast" and all(default.get(k) == v for k, v in arm["pruner"].items())
+    ]
 
 
 def _ours(goal: Goal, cell: dict[str, Any]) -> list[dict[str, Any]]:
@@ -140,7 +149,7 @@ def figure(goal: Goal, cell: dict[str, Any], arm: dict[str, Any], quantity: Any 
 
 def _told(goal: Goal, result: dict[str, Any], cell: dict[str, Any], arm: dict[str, Any]) -> tuple[str, str]:
     """Figures and verdict in words."""
-    to, mode = fair(cell), arm.get("encoder_mode") or "eager"
+    to, mode = fair(cell), mode_of(arm)
     suffix = "" if mode == "eager" else f" ({mode})"
     value = figure(goal, cell, arm)
     if goal.kind == "share":
@@ -154,6 +163,9 @@ def _told(goal: Goal, result: dict[str, Any], cell: dict[str, Any], arm: dict[st
     for quantity in quantities:
         verdicts[CLOCKS[quantity]] = _met(figure(goal, cell, arm, quantity), goal.limit)
         edges = spread(arm, to, goal.stage, quantity)  # type: ignore[arg-type]
+        share = ratio(arm, to, goal.stage, "tower_flops") if goal.kind == "flops" else 1.0  # type: ignore[arg-type]
+        if edges and share and edges[0] < goal.limit * share < edges[1]:
+            verdicts[CLOCKS[quantity]] += " (limit within the spread)"
         between = f" [{edges[0]:.3f}, {edges[1]:.3f}]" if edges else ""
         by = f" by {CLOCKS[quantity]}" if len(quantities) > 1 else ""
         parts.append(f"{ratio(arm, to, goal.stage, quantity):.3f}{between}{by}")  # type: ignore[arg-type]
@@ -163,6 +175,11 @@ def _told(goal: Goal, result: dict[str, Any], cell: dict[str, Any], arm: dict[st
     if len(set(verdicts.values())) == 1:
         return text, next(iter(verdicts.values()))
     return text, ", ".join(f"{verdict} by {name}" for name, verdict in verdicts.items())
+
+
+def mode_of(arm: dict[str, Any]) -> str:
+    """Return how the arm's encoder really ran."""
+    return str(arm.get("encoder_mode_ran") or arm.get("encoder_mode") or "eager")
 
 
 def _met(value: float | None, limit: float) -> str:

@@ -112,11 +112,12 @@ all_steps() { # in order of importance; a function, so that the whole script is 
     rmdir --ignore-fail-on-non-empty "$TARGET"
     exit 1
   fi
-  step kernels 90 "$PYTHON" -m pytest tests/ops tests/models/test_model_graphs.py -m gpu -p no:xdist --no-header
-  bench video_encoder 115 llava-video-7b --stages encoder --frames 64 --keep 64,32,16 \
+  step kernels 90 "$PYTHON" -m pytest tests/ops tests/models/test_model_graphs.py tests/bench/test_measure.py -m gpu -p no:xdist --no-header
+  bench video_encoder 110 llava-video-7b --stages encoder --frames 64 --keep 64,32,16 \
     --methods evoprune,tome,divprune --naive --repeats 10
   bench video_ttft 95 llava-video-7b --frames 64,4,8,16,32 --keep 16 --methods evoprune --repeats 10
-  bench image 40 llava-1.5-7b --stages encoder --images 1 --keep 128,64,32 --methods evoprune
+  bench image 45 llava-1.5-7b --stages encoder --images 1 --keep 128,64,32 \
+    --methods evoprune,tome,divprune,fastervlm,vispruner --naive
   bench image_cudagraph 40 llava-1.5-7b --stages encoder --images 1 --keep 128,64,32 --methods evoprune \
     --encoder-mode cudagraph
   bench image_batch16 35 llava-1.5-7b --stages encoder --images 1 --batch 16 --keep 128,64,32 --methods evoprune

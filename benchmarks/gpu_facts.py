@@ -42,7 +42,7 @@ def facts(device: str) -> dict[str, Any]:
 
 def steps(path: Path) -> list[dict[str, Any]]:
     """Return the steps noted in a file of tab-separated lines: name, seconds, budget, outcome."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [line.split("\t", 3) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         {"name": name, "seconds": int(seconds), "budget": int(budget), "outcome": outcome}
         for name, seconds, budget, outcome in rows

@@ -23,7 +23,7 @@ from readme import updated  # noqa: E402
 
 from evoprune.bench.columns import UNREAD, columns, facts, remarks, schedule, selected, short, time_unit  # noqa: E402
 from evoprune.bench.results import CLOCKS, FORMAT, bases, check, clock, fair, label, ratio, value  # noqa: E402
-from goals import GOALS, judge, peers  # noqa: E402
+from goals import GOALS, judge, mode_of, peers  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "bench"
 PAGE = ROOT / "docs" / "performance.md"
@@ -131,7 +131,7 @@ def modes(results: Results) -> list[str]:
                 scale, unit = time_unit(seconds)
                 rows.append([
                     str(result["device"]), result["dtype"], str(cell["batch"]), f"`{arm['name']}`",
-                    schedule(arm) if arm["kind"] == "pruned" else "", arm.get("encoder_mode") or "eager",
+                    schedule(arm) if arm["kind"] == "pruned" else "", mode_of(arm),
                     f"{short(seconds * scale)} {unit}",
                     f"{ratio(arm, to, 'pre_llm'):.3f}", _three(ratio(arm, to, "pre_llm", "flops")),
                     f"[{name}](#{anchor(name)})",

@@ -145,48 +145,53 @@ def _choices(data: dict[str, Any]) -> list[str]:
     ]
 
 
-def _tower(data: dict[str, Any]) -> list[str]:
-    rows = ["| native | native s | pruned s | time ratio | FLOP ratio |", "|---|---|---|---|---|"]
-    names = {"layers read": "without the layer that nobody reads", "as shipped": "as shipped"}
-    for name, label in names.items():
-        arm, pruned = data["arms"][name], data["arms"]["pruned"]
-        to = arm["pruned_to_this"]
-        seconds = f"{arm['seconds']:.2f} | {pruned['seconds']:.2f}"
-        rows.append(f"| {label} | {seconds} | {to['seconds']:.3f} | {to['flops']:.3f} |")
-    counted = data["arms"]["pruned"]["counted_to_predicted"]
-    return [
-        f"**The encoder's wall clock**, CLIP-L/336 at real size with random weights, {data['images']} picture,"
-        f" 576 -> {data['keep']} tokens, float32, sdpa on both sides, median of {data['repeats']} interleaved runs:",
-        "",
-        *rows,
-        "",
-        "The machine is shared: where a smaller native arm took longer than a larger one, that is its noise, and the"
-        " time ratios are no better than that.",
-        "",
-        f"FLOPs that torch counts are {counted:.4f} of the prediction. {_made(data['manifest'])}.",
-    ]
+SPEED = {
+    "cpu_siglip_float32.json": "SigLIP so400m-384, the encoder of video models, in float32",
+    "cpu_siglip_bfloat16.json": "SigLIP so400m-384 in bfloat16",
+    "cpu_clip_float32.json": "CLIP-L/336, the encoder of LLaVA-1.5, in float32",
+}
+"""Results of `evoprune bench` on a CPU, in benchmarks/results/bench."""
 
 
-def _so400m(data: dict[str, Any]) -> list[str]:
-    rows = [
-        "| kept of 729 | FLOP ratio | with the selection | counted / predicted | CPU time ratio |",
+def _speed() -> list[str]:
+    """The encoders' time on a CPU, by the clock that the goals are judged by."""
+    found = {name: data for name in SPEED if (data := _read(f"bench/{name}")) is not None}
+    if not found:
+        return ["**The encoder's clock on a CPU**: not measured."]
+    lines = ["**The encoder's clock on a CPU**, real size, random weights; every figure: [docs/performance.md]"
+             "(docs/performance.md).", ""]  # fmt: skip
+    for name, data in found.items():
+        for cell in data["cells"]:
+            lines += [*_clocked(SPEED[name], data, cell), ""]
+    return [*lines, f"{_made(next(iter(found.values()))['manifest'])}."]
+
+
+def _clocked(title: str, data: dict[str, Any], cell: dict[str, Any]) -> list[str]:
+    from evoprune.bench.columns import UNREAD, arm_name
+    from evoprune.bench.results import CLOCKS, bases, clock, fair, label, overhead, ratio, value
+
+    to = fair(cell)
+    if to is None:
+        return [f"{title}: not measured."]
+    by = clock(data, to)
+    lines = [
+        f"{title}, {label(cell)}: {CLOCKS[by]} of the encoder, median of {cell['repeats']} interleaved runs, to"
+        f" {UNREAD[list(bases(cell))[-1]]}:",
+        "",
+        "| arm | seconds | time ratio | FLOP ratio | time / FLOP |",
         "|---|---|---|---|---|",
     ]
-    for name, arm in data["arms"].items():
-        if name != "native":
-            to = arm["to_native"]
-            rows.append(
-                f"| {name.removeprefix('keep ')} | {to['flops']:.3f} | {to['flops_counted']:.3f} |"
-                f" {arm['counted_to_predicted']:.4f} | {to['cpu_seconds']:.3f} |"
-            )
-    return [
-        "**The video encoder**, SigLIP so400m-384 at real size with random weights, two frames, float32, one thread,"
-        f" sdpa on both sides, CPU time, median of {data['repeats']} interleaved runs on a shared machine:",
-        "",
-        *rows,
-        "",
-        f"{_made(data['manifest'])}.",
-    ]
+    for arm in cell["arms"]:
+        if not arm.get("error"):
+            figures = (
+                f"{number:.3f}"
+                for number in (
+                    value(arm, "encoder", by), ratio(arm, to, "encoder", by), ratio(arm, to, "encoder", "tower_flops"),
+                    overhead(arm, to, "encoder", by),
+                )
+            )  # fmt: skip
+            lines.append(f"| {arm_name(arm)} | {' | '.join(figures)} |")
+    return lines
 
 
 def video_page() -> str:
@@ -201,12 +206,10 @@ def block() -> str:
         "The embedded model": ("tiny_model.json", _model),
         "Accuracy on the embedded benchmark": ("choices.json", _choices),
         "The embedded video model": ("tiny_video.json", _video),
-        "The encoder's wall clock": ("tower_cpu.json", _tower),
-        "The video encoder": ("tower_video.json", _so400m),
     }
     lines: list[str] = []
     for title, (name, write) in parts.items():
         data = _read(name)
         lines += [f"**{title}**: not measured."] if data is None else write(data)
         lines.append("")
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *_speed()]).rstrip()

@@ -53,7 +53,8 @@ def encoder() -> dict[str, Any]:
 def test_the_result_is_what_the_readers_expect(encoder: dict[str, Any]) -> None:
     assert results.check(encoder) is encoder
     head = {"format", "manifest", "command", "model", "preset", "stages", "dtype", "device", "attention", "threads"}
-    assert head | {"configuration", "cells"} == set(encoder)
+    assert head | {"configuration", "kernels", "cells"} == set(encoder)
+    assert encoder["kernels"] == kernels.status()
     (cell,) = encoder["cells"]
     assert {k: v for k, v in cell.items() if k != "arms"} == {
         "images": 2, "frames": None, "batch": 1, "repeats": 2, "warmup": 3, "prompt_tokens": 12,
@@ -284,3 +285,27 @@ def test_a_mode_that_apply_does_not_know_is_refused_by_its_arm() -> None:
     assert live.error is not None and "fast" in live.error
 
 
+
+
+def test_attention_with_fewer_key_heads_is_counted() -> None:
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8)
+    with counter() as found:
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=True)
+    assert found.get_total_flops() == 2 * 2 * 4 * 5 * 7 * (8 + 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("stages", "mode"), [("all", "eager"), ("encoder", "cudagraph"), ("encoder", "compile")])
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-onevision-7b"])
+def test_on_a_gpu(name: str, stages: str, mode: str) -> None:
+    device = torch.device("cuda")
+    model = build(small(name), device=device, dtype=torch.bfloat16)
+    maker = Maker(find(model), *processors(small(name)), size=small(name).picture, prompt=12)
+    plan = Plan([EvoPrune(keep=16)], [Shape(1)], stages, Rounds(2, 1), mode=mode)
+    head = facts(model=name, preset=None, stages=stages, dtype=model.dtype, device=device, attention="sdpa")
+    (cell,) = bench(model, maker, plan, Sweep(None, plan.configuration(), head))["cells"]
+    for arm in cell["arms"]:
+        assert arm["error"] is None and arm["cpu_seconds"] is None
+        assert arm["memory"]["encoder"] > 0 and arm["flops"]["encoder"] > 0
+        assert arm["encoder_mode_ran"] == mode if arm["kind"] == "pruned" else True

@@ -117,6 +117,20 @@ def test_pictures_and_videos_of_one_call_do_not_overwrite_each_other(tapes: Any)
     assert sum(tape.replays for tape in tapes) == 4
 
 
+def test_a_picture_and_a_frame_of_one_shape_have_budgets_of_their_own(tapes: Any) -> None:
+    case = CASE["llava_next_video"]  # half of a frame's pooled tokens are fewer than half of a tile's
+    rows = [("a ", Picture(17, 19, 1), " b ", Video(2, 40, 44, 2), " what ?")]
+    with model_of(case) as model:
+        x = case.inputs(rows)
+        pruner = EvoPrune(0.5, schedule="mean")
+        with apply(model, pruner, encoder_batch=1) as handle:
+            wanted = model(**x).logits, facts(handle)
+        with apply(model, pruner, encoder_batch=1, encoder_mode="cudagraph") as handle:
+            assert torch.equal(model(**x).logits, wanted[0]) and facts(handle) == wanted[1]
+            assert handle.stats.encoder_mode == "cudagraph"
+    assert len(tapes) == 2
+
+
 def test_units_and_what_a_family_does_behind_the_tower(tapes: Any) -> None:
     case = CASE["internvl"]
     with model_of(case) as model:

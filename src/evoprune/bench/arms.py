@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from torch import nn
 from ..apply import Handle, apply
 from ..models import Family, find
 from ..pruners import EncoderPruner, EvoPrune, Pruner
-
-MODES = ("eager", "compile", "cudagraph")
 
 
 @dataclass(frozen=True)
@@ -107,8 +104,8 @@ class Live:
 
     @property
     def merges(self) -> bool:
-        """Whether blocks of the tower merge, so that their selection is to be seen from inside."""
-        return self.handle is not None and bool(self.handle._entry.tower.blocks)
+        """Whether blocks of the tower merge or are tapped, so that the selection is to be seen from inside."""
+        return self.handle is not None and (bool(self.handle._entry.tower.blocks) or self.handle._entry.tower.tapped)
 
     @property
     def runs(self) -> str:
@@ -117,12 +114,7 @@ class Live:
 
 
 def _options(arm: Arm, options: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = dict(options)
-    if arm.mode != "eager":
-        if "encoder_mode" not in inspect.signature(apply).parameters:
-            raise ValueError(f"encoder_mode={arm.mode!r} is not to be had in this version: leave it out")
-        chosen["encoder_mode"] = arm.mode
-    return chosen
+    return {**options, "encoder_mode": arm.mode}
 
 
 def _reference() -> Any:

@@ -152,6 +152,9 @@ class Caller:
             with live.path():
                 self._short(live, turn)
             return dict.fromkeys(names), dict.fromkeys(names)
+        if live.arm.mode != "eager":
+            with live.path():
+                self._short(live, turn)  # compiles or captures, which takes memory of its own
         trim()
         probe = Probe(clock)
         with live.path(), ExitStack() as stack:

@@ -157,6 +157,8 @@ def remarks(result: dict[str, Any], cell: dict[str, Any]) -> list[str]:
     """Return what is unusual about a cell."""
     states = (result.get("kernels") or {}).items()
     lines = [f"Kernel {name} {state}; the plain path ran." for name, state in states if state.startswith("failed")]
+    batch = ((result.get("configuration") or {}).get("options") or {}).get("encoder_batch")
+    lines += [f"Native encodes all at once, the other arms {batch} items at a time."] if batch else []
     lines += [] if bases(cell) else ["No native arm was measured, so there are no ratios."]
     loose = [(arm, arm.get("unaccounted") or 0.0) for arm in cell["arms"]]
     told = [f"{arm_name(arm)} {share:.1%}" for arm, share in loose if abs(share) > ADDS_UP]

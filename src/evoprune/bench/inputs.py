@@ -98,9 +98,10 @@ class Maker:
 
     def check(self, shape: Shape) -> None:
         """Raise ValueError where the model takes no such input."""
-        if shape.modality == "video" and (
-            self.video_processor is None or not (self.family.frames_as_images or "video" in self.family.modalities)
-        ):
+        videos = self.family.frames_as_images or "video" in self.family.modalities
+        if shape.modality == "video" and videos and self.video_processor is None:
+            raise ValueError(f"there is no video processor for {self.family.name} here: pip install 'evoprune[video]'")
+        if shape.modality == "video" and not videos:
             raise ValueError(f"{self.family.name} is shown pictures here, no videos: give --images instead of --frames")
         if shape.modality == "image" and self.image_processor is None:
             raise ValueError(f"there is no picture processor for {self.family.name} here: install torchvision")

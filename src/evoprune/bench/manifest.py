@@ -23,6 +23,11 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "evoprune" if name == "__main__.py" else name
+
+
 def _git(*words: str) -> str | None:
     """Answer of git about the source tree this module lies in, None where there is none."""
     try:
@@ -34,7 +39,8 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return what the CPU of this machine calls itself."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -54,11 +60,11 @@ def manifest(**facts: Any) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "threads": torch.get_num_threads(),
         "commit": _git("rev-parse", "HEAD") or os.environ.get("EVOPRUNE_COMMIT"),
         "changed": None if status is None else bool(status),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         **facts,
     }

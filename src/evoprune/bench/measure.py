@@ -15,9 +15,9 @@ from .. import flops
 from ..models.plan import Budget
 from .arms import Arm, Live
 from .calls import Caller, Reading
+from .results import STAGES
 
 Result = TypeVar("Result")
-STAGES = ("preprocess", "encoder", "selection", "projector", "pre_llm", "prefill", "ttft", "decode", "whole")
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,8 @@ def frames(results: dict[str, Any] | Sequence[dict[str, Any]], path: str | Path,
     for cell, arm in found:
         seconds = value(arm, stage) if not arm.get("error") else None
         if seconds is not None:
-            lines.setdefault(arm_name(arm), {})[cell["frames"]] = seconds
+            batch = f", batch {cell['batch']}" if cell["batch"] > 1 else ""
+            lines.setdefault(arm_name(arm) + batch, {})[cell["frames"]] = seconds
     ticks = sorted({count for line in lines.values() for count in line})
     if len(ticks) < 2:
         raise ValueError(f"{len(ticks)} number(s) of frames measured: a scaling plot needs two, such as --frames 4,64")

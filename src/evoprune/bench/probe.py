@@ -90,8 +90,10 @@ class Probe:
             begin, end = self._hooks("merge")
             stack.callback(norm.register_forward_pre_hook(begin, prepend=True).remove)
             stack.callback(norm.register_forward_pre_hook(end).remove)
-            if block.tap is not None:
-                self._tap(block.tap, getattr(block.block, block.spec.attn), stack)
+        for module in handle._entry.family.tower.modules():
+            tap = module.__dict__.get("_evoprune_tap")
+            if tap is not None:
+                self._tap(tap, module, stack)
 
     def _picks(self, stack: ExitStack) -> None:
         original = features._pick
@@ -135,7 +137,7 @@ class Probe:
         if self.spans["tower"]:
             tower, inside, picked = self.spent("tower"), self.spent("inside"), self.spent("picked")
             found["encoder"] = tower - inside + picked
-            if any(self.spans[name] for name in ("merge", "pick", "picked")):
+            if any(self.spans[name] for name in ("merge", "look", "pick", "picked")):
                 added = sum(self.spent(name) for name in ("merge", "look", "attend", "pick", "picked"))
                 found["selection"] = max(0.0, added - self.spent("plain"))
             found["projector"] = self._behind() + inside - picked

@@ -10,6 +10,7 @@ import torch
 
 from ..apply import apply
 from ..models import Family, find
+from ..ops import kernels
 from ..pruners import Pruner
 from . import arms as sides
 from . import memory
@@ -112,6 +113,7 @@ def bench(
     def cell(shape: Shape) -> dict[str, Any]:
         caller = Caller(maker, shape, plan.stages, device, dtype, plan.decode)
         found = measure(arms, model, caller, plan.rounds, plan.options, begin(shape, plan.rounds.total * len(arms)))
+        sweep.result["kernels"] = kernels.status()
         return {
             "images": shape.images,
             "frames": shape.frames,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .inputs import Shape
-from .manifest import manifest
-
-FORMAT = "evoprune.bench/1"
+from .manifest import manifest, processor_name
+from .results import FORMAT
 
 
 def shapes(
@@ -54,8 +53,11 @@ class Sweep:
 
     def __init__(self, path: Path | None, configuration: Mapping[str, Any], facts: Mapping[str, Any]):
         self.path = path
-        self.configuration: dict[str, Any] = json.loads(json.dumps(configuration))
         about = manifest(seed=configuration.get("seed"), dtype=facts["dtype"], attention=facts["attention"])
+        if str(facts.get("device", "")).startswith("cpu"):
+            about["device"] = processor_name()
+        machine = {"machine": about["device"], "packages": about["packages"]}
+        self.configuration: dict[str, Any] = json.loads(json.dumps({**configuration, **machine}))
         self.result: dict[str, Any] = {
             "format": FORMAT,
             "manifest": about,
@@ -86,6 +88,7 @@ class Sweep:
             raise ValueError(f"{self.path} holds a result of other settings ({self._other(before)}): {way_out}")
         self.result["cells"] = before["cells"]
         if before["cells"]:
+            self.result["dtype"] = before["dtype"]  # of a local model: as it is stored
             self.result["manifest"] = {**self.result["manifest"], "resumed_from": before.get("manifest")}
         return len(before["cells"])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import typer
 
 from ..bench import run as running
 from ..bench.build import build, processors, skeleton
@@ -62,6 +63,8 @@ def run(wanted: words.Wanted, outputs: words.Outputs) -> None:
             sweep.result["dtype"] = str(model.dtype).removeprefix("torch.")  # of a local model: as it is stored
             running.bench(model, maker, plan, sweep, _steps(bars))
     _report(sweep.result, outputs)
+    if all(arm.get("error") for cell in sweep.result["cells"] for arm in cell["arms"]):
+        raise typer.Exit(1)  # the reasons are in the table
 
 
 def _steps(bars: Any) -> Callable[[Shape, int], Callable[[str], None]]:
@@ -93,9 +96,10 @@ def _report(result: dict[str, Any], outputs: words.Outputs) -> None:
     if outputs.plot is not None:
         from ..bench import plot
 
-        plot.stages([result], outputs.plot)
-        if len({cell["frames"] for cell in result["cells"]} - {None}) > 1:
-            plot.frames([result], outputs.plot.with_stem(f"{outputs.plot.stem}-frames"))
+        with refused(ValueError):
+            plot.stages([result], outputs.plot)
+            if len({cell["frames"] for cell in result["cells"]} - {None}) > 1:
+                plot.frames([result], outputs.plot.with_stem(f"{outputs.plot.stem}-frames"))
 
 
 def _published(

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from ..bench import arms
 from ..bench.inputs import Shape
 from ..bench.measure import Rounds
 from ..bench.presets import Preset
 from ..bench.published import PRESETS
 from ..errors import unknown
+from ..models.graphs import MODES
 from ..pruners import Pruner, get
 from .device import choose_device
 from .errors import UserError, refused
@@ -110,6 +110,7 @@ def rounds(wanted: Wanted) -> Rounds:
         raise UserError(f"--repeats {wanted.repeats} measures nothing: give at least 1")
     for name, value, least in (
         ("warmup", wanted.warmup, 0), ("threads", wanted.threads, 1), ("decode-tokens", wanted.decode_tokens, 0),
+        ("seed", wanted.seed, 0),
     ):  # fmt: skip
         if value is not None and value < least:
             raise UserError(f"--{name} {value} is too small: give at least {least}")
@@ -122,7 +123,7 @@ def rounds(wanted: Wanted) -> Rounds:
 def check_words(wanted: Wanted, device: torch.device) -> None:
     for name, value, known in (
         ("--stages", wanted.stages, STAGES), ("--attention", wanted.attention, ATTENTION),
-        ("--encoder-mode", wanted.encoder_mode, arms.MODES),
+        ("--encoder-mode", wanted.encoder_mode, MODES),
     ):  # fmt: skip
         if value not in known:
             raise UserError(unknown(name, value, known))

@@ -59,7 +59,9 @@ class Tap:
                     rows = q[:, :, :prefix] if prefix else q
                     run.received.append(ops.received_attention(rows, k, scaling, key_bias=bias)[:, prefix:])
 
-    def in_one_pass(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: Any) -> bool:
+    def in_one_pass(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: Any
+    ) -> bool:
         """Whether output and attention received may come from `ops.attend` in place of the base backend.
 
         It keeps no graph, knows sdpa's plain form only, and gains nothing where neither a CPU nor our kernels run it.
@@ -70,7 +72,10 @@ class Tap:
         budgets = run.budgets  # of packed pictures one comes after the other; those that merge nothing stay native
         if not budgets[min(len(self.received), len(budgets) - 1)].merges[self.layer]:
             return False
-        if mask is not None or kwargs.get("dropout") or kwargs.get("is_causal") or not ops.kernels.fast():
+        causal = kwargs.get("is_causal") or getattr(module, "is_causal", False)
+        if mask is not None or kwargs.get("dropout") or causal or not ops.kernels.fast():
+            return False
+        if query.dtype == torch.float64:  # it computes in float32
             return False
         if torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value)):
             return False
@@ -130,7 +135,7 @@ def tapped_attention(
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     bias = tap.bias(query)
-    if tap.in_one_pass(query, key, value, attention_mask, kwargs):
+    if tap.in_one_pass(module, query, key, value, attention_mask, kwargs):
         return tap.attend(query, key, value, scale, bias), None
     if bias is not None:
         if attention_mask is not None:

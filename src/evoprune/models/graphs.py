@@ -105,8 +105,8 @@ class Graphs:
         if places != self.places:  # moved, or of another dtype
             self.graphs.clear()
             self.places = places
-        grids = tuple(budget.grid for budget in self.state.run.budgets)
-        key = torch.is_inference_mode_enabled(), kernels.fast(), grids, outline(arguments)
+        budgets = tuple(self.state.run.budgets)  # a picture's and a frame's differ though their grids are equal
+        key = torch.is_inference_mode_enabled(), kernels.fast(), budgets, outline(arguments)
         if key not in self.graphs:
             self.graphs[key] = self.make(original, arguments)
             if len(self.graphs) > LIMIT:

@@ -8,6 +8,7 @@ or `handle.stats` keeps is overwritten by the next one.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -70,11 +71,17 @@ def cuda_graphs(device: torch.device) -> Callable[[], Recorder]:
 @contextmanager
 def _no_waiting() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    _set_sync_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        _set_sync_mode(before)
+
+
+def _set_sync_mode(mode: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says once that the mode is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Recording:

@@ -93,6 +93,8 @@ def attend(
         raise ValueError(f"value {tuple(value.shape)} does not fit key {tuple(key.shape)}: give (B, Hk, Tk, Dv)")
     if _kernel_takes(query, key, key_bias):
         output, sums = fused_attention(query, key, value, scaling, key_bias)
+        if sums is not None and key_bias is not None:
+            key_bias = key_bias.to(query.dtype)  # as the attention took it
         found = _by_kernel(query, key, scaling, sums, key_bias, query_mask)
         if found is None:
             found = attention_pass(query, key, None, scaling, key_bias, query_mask)[1]

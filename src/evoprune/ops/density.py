@@ -47,6 +47,14 @@ def _gram(values: Tensor) -> Tensor:
     return gram
 
 
+def check_neighbors(neighbors: int, bandwidth: float | None) -> None:
+    """Raise ValueError for settings of `distinctiveness` that mean nothing."""
+    if neighbors < 1:
+        raise ValueError(f"neighbors={neighbors} is below 1: give at least 1 nearest neighbour (5 by default)")
+    if bandwidth is not None and not bandwidth > 0:
+        raise ValueError(f"bandwidth={bandwidth} is not above 0: give tau > 0, or None to take it from the image")
+
+
 @torch.no_grad()
 def distinctiveness(
     cosine: Tensor,
@@ -85,10 +93,7 @@ def distinctiveness(
     similarity and density and tau does not depend on the norms of a layer. Distances below 1e-6, which
     float32 cannot tell from 0, are 0.
     """
-    if neighbors < 1:
-        raise ValueError(f"neighbors={neighbors} is below 1: give at least 1 nearest neighbour (5 by default)")
-    if bandwidth is not None and not bandwidth > 0:
-        raise ValueError(f"bandwidth={bandwidth} is not above 0: give tau > 0, or None to take it from the image")
+    check_neighbors(neighbors, bandwidth)
     k = min(neighbors, cosine.shape[-1] - 1)
     if k < 1:
         return cosine.new_zeros(cosine.shape[:-1])

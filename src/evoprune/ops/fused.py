@@ -28,14 +28,16 @@ def fused_attention(
     backend = _backend(query, key, value, mask, scaling)
     aten = torch.ops.aten
     if backend == SDPBackend.FLASH_ATTENTION.value and mask is None:
-        found = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, False, False, scale=scaling)
+        found = aten._scaled_dot_product_flash_attention.default(query, key, value, 0.0, False, False, scale=scaling)
     elif backend == SDPBackend.CUDNN_ATTENTION.value:
-        found = aten._scaled_dot_product_cudnn_attention(
+        found = aten._scaled_dot_product_cudnn_attention.default(
             query, key, value, mask, True, 0.0, False, False, scale=scaling
         )
     elif backend == SDPBackend.EFFICIENT_ATTENTION.value and mask is None:
         # (With a mask it asks for aligned memory, which only the function around it arranges.)
-        found = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, 0.0, False, scale=scaling)
+        found = aten._scaled_dot_product_efficient_attention.default(
+            query, key, value, None, True, 0.0, False, scale=scaling
+        )
     else:
         grouped = query.shape[1] != key.shape[1]
         output = nn.functional.scaled_dot_product_attention(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from . import kernels
-from .density import cosines, distinctiveness, unit
+from .density import check_neighbors, cosines, distinctiveness, unit
 from .indexing import rows
 from .partition import PARTITIONS, Groups, Partition, membership, protected_count, split
 
@@ -103,6 +103,7 @@ def match(
     the a's are ranked by cost, then score.
     """
     _check(tokens, importance, merges, critical_ratio, diversity, similarity, partition, protected)
+    check_neighbors(neighbors, bandwidth)
     batch, length, _ = tokens.shape
     device = tokens.device
     if merges == 0:

@@ -72,8 +72,7 @@ def merge(
 def _by_kernel(
     tokens: Tensor, sizes: Tensor, matching: Matching, weights: Weights, order: Order
 ) -> tuple[Tensor, Tensor] | None:
-    wants_graph = torch.is_grad_enabled() and tokens.requires_grad
-    if wants_graph or not kernels.usable(tokens):
+    if not kernels.usable(tokens):  # nor where gradients are to flow
         return None
     from .kernels.merging import merge_rows
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import flops, ops
 from ..ops import Matching
+from ..ops.indexing import rows
 from ..ops.merging import ORDERS, Order
 from .base import EncoderPruner, LayerView
 
@@ -136,10 +137,10 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     found = {"x_out": step.tokens, "size_out": step.sizes[..., None], "source_out": _one_hot(sources, step.tokens)}
     if step.matching.source.shape[1]:
         plain, _ = ops.merge(x, sizes, step.matching, weights="equal")
-        rows = step.matching.kept.gather(1, step.place)
+        standing = step.matching.kept.gather(1, step.place)
         found["src_idx"], found["dst_idx"] = step.matching.source // 2, step.matching.target // 2
-        found["unm_idx"] = rows[rows % 2 == 0].view(len(x), -1) // 2
-        found["merged_mean"], found["unmerged"] = _rows(plain, step.place), _rows(step.tokens, sources)
+        found["unm_idx"] = standing[standing % 2 == 0].view(len(x), -1) // 2
+        found["merged_mean"], found["unmerged"] = rows(plain, step.place), rows(step.tokens, sources)
     return found
 
 
@@ -159,15 +160,11 @@ def _step(keys: Tensor, x: Tensor, sizes: Tensor, merges: int, fixed: Sequence[i
             first = torch.cat((ranked.source[:, merges:], rest), dim=1)
         parts = [first[:, :1], second[:, :1], first[:, 1:], second[:, 1:]] if 1 in fixed else [first, second]
         place = torch.searchsorted(found.kept.contiguous(), torch.cat(parts, dim=1))
-    return _Step(found, place, _rows(merged, place), total.gather(1, place))
+    return _Step(found, place, rows(merged, place), total.gather(1, place))
 
 
 def _sources(sources: Tensor, step: _Step) -> Tensor:
     return step.place.argsort(dim=1).gather(1, ops.update_sources(sources, step.matching))
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _one_hot(sources: Tensor, tokens: Tensor) -> Tensor:

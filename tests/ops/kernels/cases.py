@@ -192,3 +192,14 @@ def test_the_functions_of_ops_take_the_kernels(monkeypatch):
     assert taken.count("received") == 2
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mistake", [{"neighbors": 0}, {"bandwidth": 0.0}, {"bandwidth": -1.0}], ids=str)
+def test_mistakes_are_refused_before_any_kernel(mistake):
+    with pytest.raises(ValueError, match="give"):
+        ops.match(checks.crowd(1, 20, 16), None, 3, **mistake)
+    assert set(kernels.status().values()) == {"interpreted"}
+
+
+def test_many_neighbours():
+    checks.weighing("cpu", neighbors=40)

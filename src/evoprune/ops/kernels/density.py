@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..density import cosines, distinct_from
 from .layout import blocks_of, channels, power_of_two, precision, product, row_starts, rows_of, unit_of
 
 MOST = 16  # neighbours that the network holds in registers; beyond, torch sorts them out picture by picture
@@ -63,7 +64,7 @@ def nearest(tokens: Tensor, inverse: Tensor, neighbors: int) -> Tensor:
     tokens, inverse = rows_of(tokens), inverse.contiguous()
     batch, length, width = tokens.shape
     if neighbors > MOST:
-        return _sorted_out(tokens, inverse, neighbors)
+        return _sorted_out(tokens, neighbors)
     unit = unit_of(tokens)
     block, warps, stages, depth = _tiles(batch, length, tokens.dtype)
     tiles = blocks_of(length, block)
@@ -97,6 +98,8 @@ def weights(near: Tensor, diversity: float, bandwidth: float | None = None) -> T
         lambda and tau, as in `evoprune.ops.match`.
     """
     batch, length, neighbors = near.shape
+    if neighbors > MOST:  # a tile of so many would not fit
+        return torch.exp(-diversity * distinct_from(near, bandwidth))
     weight = torch.empty((batch, length), dtype=torch.float32, device=near.device)
     _weights[(batch,)](
         near.contiguous(), weight, length, float(diversity), 0.0 if bandwidth is None else float(bandwidth) ** -2,
@@ -119,10 +122,10 @@ def _tiles(batch: int, length: int, dtype: torch.dtype) -> tuple[int, int, int, 
     return 128, 4, 3, 64
 
 
-def _sorted_out(tokens: Tensor, inverse: Tensor, neighbors: int) -> Tensor:
+def _sorted_out(tokens: Tensor, neighbors: int) -> Tensor:
     best = []
-    for image, scale in zip(tokens.float(), inverse, strict=True):
-        cosine = (image @ image.T).mul_(scale.unsqueeze(0)).mul_(scale.unsqueeze(1)).fill_diagonal_(float("-inf"))
+    for image in tokens:
+        cosine = cosines(image[None])[0].fill_diagonal_(float("-inf"))
         best.append(cosine.topk(min(neighbors, cosine.shape[-1]), dim=-1).values)
     found = torch.stack(best)
     return torch.nn.functional.pad(found, (0, neighbors - found.shape[-1]), value=float("-inf"))

@@ -101,11 +101,13 @@ def find_preset(name: str) -> Preset | None:
 
 
 def usual(preset: Preset | None, name: str) -> Shape:
+    """Return what a model is shown where nothing is said: a picture, or the frames of its preset."""
     frames = preset.frames if preset is not None else FRAMES if name == "tiny-video" else None
     return Shape(1) if frames is None else Shape(None, frames)
 
 
 def rounds(wanted: Wanted) -> Rounds:
+    """Return how often everything runs; UserError for a number too small."""
     if wanted.repeats < 1:
         raise UserError(f"--repeats {wanted.repeats} measures nothing: give at least 1")
     for name, value, least in (
@@ -121,6 +123,7 @@ def rounds(wanted: Wanted) -> Rounds:
 
 
 def check_words(wanted: Wanted, device: torch.device) -> None:
+    """Refuse words that nobody knows, and CUDA graphs without CUDA, before anything is built."""
     for name, value, known in (
         ("--stages", wanted.stages, STAGES), ("--attention", wanted.attention, ATTENTION),
         ("--encoder-mode", wanted.encoder_mode, MODES),
@@ -160,6 +163,7 @@ def _words(name: str, text: str) -> list[str]:
 
 
 def numbers(name: str, text: str | None) -> list[int] | None:
+    """Return the numbers of a list with commas, None where nothing is said."""
     if text is None:
         return None
     try:

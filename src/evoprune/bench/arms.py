@@ -12,6 +12,7 @@ from torch import nn
 
 from ..apply import Handle, apply
 from ..models import Family, find
+from ..ops import kernels
 from ..pruners import EncoderPruner, EvoPrune, Pruner
 
 
@@ -91,7 +92,7 @@ class Live:
         self.error: str | None = None
         if arm.pruner is not None:
             try:
-                self.handle = apply(self.model, arm.pruner, **_options(arm, options))
+                self.handle = apply(self.model, arm.pruner, **options, encoder_mode=arm.mode)
             except ValueError as error:
                 self.error = " ".join(str(error).split())
         self.family: Family = self.handle._entry.family if self.handle is not None else find(self.model)
@@ -99,7 +100,7 @@ class Live:
     @contextmanager
     def path(self, plain: bool = False) -> Iterator[None]:
         """Run on the path of this arm, or in any case on the plain one."""
-        with _reference() if plain or self.arm.naive else nullcontext():
+        with kernels.reference_path() if plain or self.arm.naive else nullcontext():
             yield
 
     @property
@@ -110,21 +111,4 @@ class Live:
     @property
     def runs(self) -> str:
         """``fast`` or ``naive``."""
-        return "fast" if not self.arm.naive and fast() else "naive"
-
-
-def _options(arm: Arm, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**options, "encoder_mode": arm.mode}
-
-
-def _reference() -> Any:
-    from ..ops import kernels
-
-    return kernels.reference_path()
-
-
-def fast() -> bool:
-    """Whether the fast paths are on (`EVOPRUNE_KERNELS`)."""
-    from ..ops import kernels
-
-    return kernels.fast()
+        return "fast" if not self.arm.naive and kernels.fast() else "naive"

@@ -185,7 +185,7 @@ def _written(
     if live.error is not None:
         return written
     if live.handle is not None:
-        written["encoder_mode_ran"] = getattr(live.handle.stats, "encoder_mode", "eager")
+        written["encoder_mode_ran"] = live.handle.stats.encoder_mode
     seconds = _statistics([one.seconds for one in readings])
     processor = _statistics([one.processor for one in readings])
     if looks:

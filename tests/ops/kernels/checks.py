@@ -7,13 +7,13 @@ import torch
 from evoprune import ops
 from evoprune.ops import kernels
 from evoprune.ops.density import distinct_from
-from evoprune.ops.kernels.compare import Differences, differences, pair_scores
 from evoprune.ops.kernels.density import nearest, norms, weights
 from evoprune.ops.kernels.merging import merge_rows
 from evoprune.ops.kernels.order import deal, pick
 from evoprune.ops.kernels.pairs import best_pairs
 from evoprune.ops.kernels.received import column_means
 from evoprune.ops.kernels.scores import best_partners
+from tests.ops.kernels.compare import Differences, differences, pair_scores
 
 # Operands are rounded to their dtype before both paths see them, and products are summed in float32 for all dtypes.
 # Tensor cores cut those sums off (bfloat16, float16), so cosines of wide tokens come out up to a few 1e-6 too small.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from evoprune import ops
-from evoprune.ops.kernels.compare import differences, pair_scores
 from tests import reference
+from tests.ops.kernels.compare import differences, pair_scores
 
 
 def matching(source: list[int], target: list[int], length: int = 6) -> ops.Matching:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..matching import Matching
+from evoprune.ops import Matching
 
 
 class Differences(NamedTuple):

@@ -126,32 +126,48 @@ class Tap:
         prefix = values.new_zeros(values.shape[0], self.state.form.prefix)
         return torch.cat((prefix, values), dim=1)
 
+    def run(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> Any:
+        """Attend with a look at queries and keys (B, H, T, D): by the base backend, or in one pass with the look."""
+        scaling = kwargs.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        bias = self.bias(query)
+        if self.in_one_pass(module, query, key, value, mask, kwargs):
+            return self.attend(query, key, value, scale, bias), None
+        if bias is not None:
+            if mask is not None:
+                raise ValueError("proportional_attention cannot be combined with an attention mask in the vision tower")
+            mask = bias[:, None, None, :].to(query.dtype)
+        self.look(query, key, scale, bias)
+        return self.base(module, query, key, value, mask, **kwargs)
+
 
 def tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Any:
-    """Attention with a look at queries and keys (B, H, T, D): of the base backend, or in one pass with the look."""
-    tap: Tap = module._evoprune_tap  # type: ignore[assignment]
-    scaling = kwargs.get("scaling")
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    bias = tap.bias(query)
-    if tap.in_one_pass(module, query, key, value, attention_mask, kwargs):
-        return tap.attend(query, key, value, scale, bias), None
-    if bias is not None:
-        if attention_mask is not None:
-            raise ValueError("proportional_attention cannot be combined with an attention mask in the vision tower")
-        attention_mask = bias[:, None, None, :].to(query.dtype)
-    tap.look(query, key, scale, bias)
-    return tap.base(module, query, key, value, attention_mask, **kwargs)
+    """Stand in for an attention backend: whatever tap hangs at the module runs."""
+    return module._evoprune_tap.run(module, query, key, value, attention_mask, kwargs)  # type: ignore[union-attr,operator]
 
 
 def install_tap(attention: nn.Module, state: TowerState, layer: int, stack: ExitStack) -> Tap:
-    """Tap `attention` until `stack` closes; a module that has a tap already shares it."""
+    """Tap an attention of the tower until `stack` closes; a module that has a tap already shares it."""
+    return hang(attention, lambda base, name: Tap(state, base, name, layer), stack)
+
+
+def hang(attention: nn.Module, make: Callable[[Callable[..., Any], str], Any], stack: ExitStack) -> Any:
+    """Let `make(base backend, its name).run` compute a module's attention until `stack` closes.
+
+    Raises
+    ------
+    ValueError
+        The module's backend is in no table of transformers, so that nobody can stand in for it.
+    """
     if "_evoprune_tap" in attention.__dict__:
         return attention.__dict__["_evoprune_tap"]
     config: Any = attention.config
     name = config._attn_implementation or "eager"
-    tap = Tap(state, _base_function(attention, name, config), name, layer)
+    tap = make(_base_function(attention, name, config), name)
     own = copy.copy(config)
     # The plain property would change sub-configs too, which the shallow copy shares with the model.
     own._attn_implementation_internal = _register(name)
@@ -182,6 +198,11 @@ def _base_function(attention: nn.Module, name: str, config: Any) -> Callable[...
 
     if name == "eager":  # in no table: each modeling file has its own
         return sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        raise ValueError(
+            f"the attention backend {name!r} of {type(attention).__name__} shows no queries and keys, which the pruner "
+            "has to see: load the model with attn_implementation='sdpa'"
+        )
     base = ALL_ATTENTION_FUNCTIONS[name]
     return base if name == "sdpa" else _under_own_name(base, config)
 

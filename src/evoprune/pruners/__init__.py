@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ..errors import unknown
-from .base import DecoderPruner, EncoderPruner, FeaturePruner, FeatureView, InputPruner, LayerView, Pruner
+from .base import (
+    DecoderPruner,
+    DecoderView,
+    EncoderPruner,
+    FeaturePruner,
+    FeatureView,
+    InputPruner,
+    LayerView,
+    Pruner,
+)
 from .divprune import DivPrune
 from .downsample import Downsample
 from .evoprune import EvoPrune
@@ -36,6 +45,7 @@ def get(name: str) -> type[Pruner]:
 __all__ = [
     "METHODS",
     "DecoderPruner",
+    "DecoderView",
     "DivPrune",
     "Downsample",
     "EncoderPruner",

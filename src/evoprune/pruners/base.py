@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import flops, ops, schedules
 from ..errors import unknown
 from ..ops import Matching
+from ..ops.indexing import rows
 from ..ops.merging import Order
 
 Positions = Literal["contiguous", "original"]
@@ -46,9 +47,26 @@ class Pruner:
         object.__setattr__(self, "keep", schedules.check_keep(self.keep))
         self._choice("positions", ("contiguous", "original"))
 
+    @property
+    def minimum(self) -> int:
+        """The fewest tokens that this method can leave of more."""
+        return 1
+
     def count(self, n: int) -> int:
-        """Return how many of `n` tokens `keep` asks for; an int `keep` above `n` raises ValueError."""
-        return schedules.count(self.keep, n)
+        """Return how many of `n` tokens `keep` asks for.
+
+        Raises
+        ------
+        ValueError
+            An int `keep` above `n`, or fewer tokens than the method's `minimum`.
+        """
+        kept = schedules.count(self.keep, n)
+        if kept < min(self.minimum, n):
+            raise ValueError(
+                f"keep={self.keep} leaves {kept} of {n} tokens, but {self.name} with these settings leaves at least "
+                f"{self.minimum}: keep more, or choose another method"
+            )
+        return kept
 
     def tokens_after(self, n: int) -> int:
         """Return how many of `n` tokens this method leaves, known from `n` alone."""
@@ -138,10 +156,54 @@ class FeatureView:
         (B, N, C) features of the units; ``"projected"`` ones where `FeaturePruner.needs` says so.
     importance
         (B, N) float32 attention from CLS, or received, or None where nobody asked.
+    keys
+        (B, N, D) keys of the layer that the features come from, mean over the heads, or None where nobody asked.
+    cls
+        (B, C) state of CLS in that layer, or None: nobody asked, or it cannot stand beside the features.
+    relevance
+        (B, N) float32 mean cosine of each unit with the question, or None where nobody asked.
+    owners
+        int64 (B,), which rows belong to one picture (its tiles share a number), or None where nobody asked.
+    grid
+        Units (rows, columns), None where an earlier stage has merged or picked some of them.
     """
 
     features: Tensor
     importance: Tensor | None = None
+    keys: Tensor | None = None
+    cls: Tensor | None = None
+    relevance: Tensor | None = None
+    owners: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class DecoderView:
+    """What a layer of the language model shows of G blocks of n visual tokens: images, videos or frames.
+
+    Attributes
+    ----------
+    attention
+        (G, n) float32 attention from the prompt's last token, mean over the heads, or None where nobody asked.
+    cross, within
+        (G, n) float32 sums of attention, the largest of the heads: over all queries that are text, and the mean over
+        the block's own queries; or None.
+    hidden
+        (G, n, C) states that leave the layer, behind the model's final norm, or None.
+    keys
+        (G, n, D) keys behind RoPE, repeated to all query heads and concatenated, or None.
+    text_hidden, text_keys, text_mask
+        (G, M, C), (G, M, D) and bool (G, M): the same of the text behind each block, True where there is any.
+    """
+
+    attention: Tensor | None = None
+    cross: Tensor | None = None
+    within: Tensor | None = None
+    hidden: Tensor | None = None
+    keys: Tensor | None = None
+    text_hidden: Tensor | None = None
+    text_keys: Tensor | None = None
+    text_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -221,12 +283,22 @@ class FeaturePruner(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the adapter has to show to `select`: a subset of ``{"importance", "projected"}``."""
+        """What the adapter has to show to `select`: a subset of ``{"importance", "projected", "keys", "cls",
+        "relevance"}``."""
         return NOTHING
 
     def select(self, view: FeatureView, keep: int) -> Tensor:
-        """Return (B, keep) int64, ascending: the features that stay."""
+        """Return (B, keep) int64: for each token that leaves, the unit that it is or, of several, stands at."""
         raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep: define select(view, keep)")
+
+    def standing(self, view: FeatureView, chosen: Tensor) -> Tensor | None:
+        """Return int64 (B, N), which of the tokens that leave holds each unit, -1 for none; None: only those
+        chosen."""
+        return None
+
+    def combine(self, units: Tensor, view: FeatureView, chosen: Tensor) -> Tensor:
+        """Return the tokens that leave, (B, keep, U), of `units` (B, N, U), whose U is that of several patches."""
+        return rows(units, chosen)
 
 
 @dataclass(frozen=True)
@@ -245,6 +317,29 @@ class InputPruner(Pruner):
 
 @dataclass(frozen=True)
 class DecoderPruner(Pruner):
-    """Drops visual tokens inside the language model."""
+    """Drops visual tokens inside the language model, in the prefill; survivors keep their positions.
+
+    `keep` counts the tokens that the last layer sees of each picture, tile or frame.
+    """
 
     stage: ClassVar[Stage] = "decoder"
+    inside: ClassVar[bool] = False  # tokens go between a layer's attention and its MLP, not behind the layer
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the adapter has to show to `select`: a subset of ``{"attention", "sums", "hidden", "keys"}``."""
+        return NOTHING
+
+    def leaves(self, tokens: int, layers: int) -> tuple[int, ...]:
+        """Return how many of a block's `tokens` leave each of `layers` layers; never more than before.
+
+        Raises
+        ------
+        ValueError
+            The method does not fit a language model of so many layers, or cannot leave so few.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where tokens go: define leaves(tokens, layers)")
+
+    def select(self, view: DecoderView, keep: int) -> Tensor:
+        """Return (G, keep) int64, ascending: the tokens of each block that stay."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep: define select(view, keep)")

@@ -65,7 +65,7 @@ class Family:
     block: ClassVar[BlockSpec]
     modalities: ClassVar[tuple[Modality, ...]] = ("image",)
     frames_as_images: ClassVar[bool] = False
-    stages: ClassVar[tuple[str, ...]] = STAGES[:3]
+    stages: ClassVar[tuple[str, ...]] = STAGES
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     uniform: ClassVar[bool] = True
     picks_itself: ClassVar[bool] = False
@@ -217,8 +217,11 @@ class Family:
         """
         from .positions import original_table
 
-        table = original_table(layout, columns)
-        return table, table[:, -1] + 1
+        last = columns[:, -1:].clone()
+        for slot in layout.slots:
+            if slot.short + slot.segment.count.short == columns.shape[1]:  # a prompt that ends with a picture
+                last[slot.row] = slot.long + slot.segment.count.full - 1
+        return original_table(layout, columns), original_table(layout, last)[:, -1] + 1
 
     def tower_flops(self, grid: Grid, merges: Sequence[int]) -> int:
         """Return the FLOPs of the first ``len(merges)`` layers on one item, `merges` in units."""

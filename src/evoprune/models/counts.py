@@ -46,11 +46,13 @@ class Segment:
 
 
 def chain(pruners: Sequence[Pruner], tokens: int, lenient: bool = False) -> int:
-    """Return how many of `tokens` visual tokens leave the pruners, which act in the order of their stages.
+    """Return how many of `tokens` visual tokens enter the language model; pruners act in the order of their stages.
 
     `lenient` lets an int `keep` above the tokens pass: it then keeps all, as pictures of other sizes need it.
     """
     for pruner in sorted(pruners, key=lambda one: STAGES.index(one.stage)):
+        if pruner.stage == "decoder":
+            continue  # it acts behind the prompt, whose placeholders stay
         if not (lenient and isinstance(pruner.keep, int) and pruner.keep > tokens):
             tokens = pruner.tokens_after(tokens)
     return tokens

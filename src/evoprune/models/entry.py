@@ -20,6 +20,8 @@ from torch import Tensor
 
 from . import generation
 from .base import PIXELS, Family, Modality
+from .decoder import Decoder
+from .decoder_cache import check_generate
 from .hooks import Tower
 from .inputs import Prompt, prepare
 from .positions import Positions, original_columns
@@ -34,8 +36,15 @@ CARRIED = "_evoprune_positions"  # on the output of get_image_features: where it
 class Entry:
     """Wraps of one model; one call at a time, a second thread waits."""
 
-    def __init__(self, family: Family, state: TowerState, tower: Tower, prefer_short: bool = False):
-        self.family, self.state, self.tower = family, state, tower
+    def __init__(
+        self,
+        family: Family,
+        state: TowerState,
+        tower: Tower,
+        prefer_short: bool = False,
+        decoder: Decoder | None = None,
+    ):
+        self.family, self.state, self.tower, self.decoder = family, state, tower, decoder
         self.prefer_short = prefer_short
         self.positions = Positions()
         self.lock = threading.RLock()
@@ -79,6 +88,8 @@ class Entry:
     def generate(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         if arguments.get("inputs") is not None and arguments.get("input_ids") is None:
             arguments["input_ids"] = arguments.pop("inputs")
+        if self.decoder is not None:
+            check_generate(self.decoder.pruner.name, self.family.model, arguments)
         prompt = prepare(self.family, self.state.plan, arguments, self.prefer_short, generate=True)
         arguments = prompt.arguments
         if prompt.layout is not None:
@@ -140,6 +151,9 @@ class Entry:
         original_positions = self.state.plan.original_positions
         self.positions.begin(prompt.layout or prompt.earlier if original_positions else None, generating)
         self.state.images = prompt.visual_tokens
+        self.state.facts = prompt.facts if self.state.plan.reads_prompt else None
+        if self.decoder is not None:
+            self.decoder.expect(self.state.facts)
         self.depth += 1
         try:
             with self.timer.measure(_device(arguments)):
@@ -147,6 +161,9 @@ class Entry:
         finally:
             self.depth -= 1
             self.positions.begin(None)
+            self.state.facts = None
+            if self.decoder is not None:
+                self.decoder.facts = None
         prompt.remember(getattr(output, "past_key_values", None))
         return output
 

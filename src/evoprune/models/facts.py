@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,11 +47,24 @@ class Facts:
         int64 (B, S) or None where the caller brought embeddings.
     real
         bool (B, S) on the CPU: no padding.
+    earlier
+        bool (B, P) on the CPU, the same of what the cache holds before the first of these columns, None for nothing.
     """
 
     blocks: Sequence[Block]
     ids: Tensor | None
     real: Tensor
+    earlier: Tensor | None = None
+
+    @property
+    def past(self) -> int:
+        """Columns in the cache before the first of these."""
+        return 0 if self.earlier is None else self.earlier.shape[1]
+
+    @property
+    def whole(self) -> Tensor:
+        """bool (B, P + S): `real`, and what is in the cache before it."""
+        return self.real if self.earlier is None else torch.cat((self.earlier, self.real), dim=1)
 
     @property
     def text(self) -> Tensor:
@@ -66,8 +79,20 @@ class Facts:
         return [b.row for b in self.blocks if b.modality == modality and b.new for _ in range(b.items)]
 
 
-def real_columns(width: int, rows: int, mask: Tensor | None) -> Tensor:
-    """Return bool (rows, width) on the CPU from a mask (B, >= width), or all True."""
-    if mask is None or mask.ndim != 2:
-        return torch.ones(rows, width, dtype=torch.bool)
-    return mask[:, -width:].cpu().bool()
+def facts_of(arguments: Mapping[str, Any], blocks: Sequence[Block], past: int) -> Facts | None:
+    """Return the facts of a call's arguments as they run; None where it has neither ids nor embeddings.
+
+    `past` are the columns in the cache before the first of its own, 0 where the whole conversation is given.
+    """
+    given = arguments.get("input_ids")
+    rows = given if given is not None else arguments.get("inputs_embeds")
+    if not isinstance(rows, Tensor) or rows.ndim < 2:
+        return None
+    batch, width = rows.shape[:2]
+    real = torch.ones(batch, past + width, dtype=torch.bool)
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        seen = mask[:, -(past + width) :].cpu().bool()
+        real[:, real.shape[1] - seen.shape[1] :] = seen
+    ordered = sorted(blocks, key=lambda block: (block.row, block.start))
+    return Facts(tuple(ordered), given, real[:, past:], real[:, :past] if past else None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import Family, Modality, Segment
+from .facts import Block, Facts, facts_of
 from .plan import Plan
 from .prompt import Layout, rewrite, shorten
 from .segments import Found, runs_of
@@ -36,6 +37,22 @@ class Prompt:
     visual_tokens: tuple[int, ...] = field(default=())
     cache: Any = None
     segments: Mapping[Modality, list[list[Segment]]] = field(default_factory=dict)
+    found: list[Found] = field(default_factory=list)
+    past: int = 0  # columns in the cache before the first of this call's
+
+    @property
+    def facts(self) -> Facts | None:
+        """What stands where in the prompt that runs."""
+        if self.layout is None:
+            spots = [(one.row, one.column, one.segment, one.modality) for one in self.found]
+        else:
+            spots = [(slot.row, slot.short, slot.segment, slot.modality) for slot in self.layout.slots]
+        cached = int(self.cache.get_seq_length()) if self.cache is not None else 0
+        blocks = [
+            Block(row, start, segment.count.short, segment.items, modality, self.past + start >= cached)
+            for row, start, segment, modality in spots
+        ]
+        return facts_of(self.arguments, blocks, self.past)
 
     def remember(self, cache: Any) -> None:
         """Note the layout on the cache, so that a continuation with the user's long mask can be understood."""
@@ -57,6 +74,8 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
     memory = getattr(cache, ATTACHED, None) if past else None
     earlier = memory.layout if memory is not None else None
     arguments = _continued_mask(arguments, past, earlier)
+    # A plain forward is given what is not cached yet, generate the whole conversation unless its mask is longer.
+    behind = past if not generate or _width(arguments) < _mask_width(arguments) else 0
     found: list[Found] = []
     visual: list[int] = []
     is_visual = None
@@ -72,14 +91,17 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
         visual += visual_tokens(given if given is not None else [one.segment for one in here])
     if is_visual is None or not found:
         arguments = _followed(family, arguments, past, earlier, generate)
-        return Prompt(arguments, earlier=earlier, cache=cache)
+        return Prompt(arguments, earlier=earlier, cache=cache, past=behind)
     partial = past > 0 and _width(arguments) < _mask_width(arguments)
     segments = by_row(found, is_visual.shape[0], memory.segments if memory is not None and partial else {})
     shortened = any(one.surplus and one.segment.count.short < one.segment.count.full for one in found)
     short = any(one.segment.count.short < one.segment.count.full for one in found)
     unplaced = partial and family.mrope and earlier is not None  # one short prompt makes all that follows ours to place
     if not shortened and not (plan.original_positions and short) and not unplaced:
-        return Prompt(arguments, earlier=earlier, visual_tokens=tuple(visual), cache=cache, segments=segments)
+        return Prompt(
+            arguments, earlier=earlier, visual_tokens=tuple(visual), cache=cache, segments=segments, found=found,
+            past=behind,
+        )  # fmt: skip
     if partial and plan.original_positions:
         raise ValueError(
             "original positions cannot be found for a new image when only the new ids are given with a cache: pass the "
@@ -88,7 +110,7 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
     found.sort(key=lambda one: (one.row, one.column))
     layout = _layout(family, arguments, is_visual, generate, found)
     changed = _shortened(plan, arguments, layout, partial)
-    return Prompt(changed, layout, earlier, tuple(visual), cache, segments)
+    return Prompt(changed, layout, earlier, tuple(visual), cache, segments, found, behind)
 
 
 def _followed(

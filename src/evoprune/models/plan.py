@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from .. import schedules
-from ..pruners import EncoderPruner, FeaturePruner, InputPruner, Pruner
+from ..pruners import DecoderPruner, EncoderPruner, FeaturePruner, InputPruner, Pruner
 from .base import STAGES, Count, Family, Grid, Modality, chain
 
 
@@ -69,7 +69,7 @@ class Plan:
     def __init__(self, family: Family, pruners: Sequence[Pruner]):
         self.family, self.pruners = family, tuple(pruners)
         stages = _by_stage(pruners, family)
-        self.image, self.wanted, self.picker = (stages.get(stage) for stage in STAGES[:3])
+        self.image, self.wanted, self.picker, self.last = (stages.get(stage) for stage in STAGES)
         self.layers = max(family.feature_layers)
         self._budgets: dict[tuple[Grid, Modality], Budget] = {}
         self.fixed = self.budget(family.grid) if family.grid is not None and len(family.modalities) == 1 else None
@@ -94,11 +94,23 @@ class Plan:
         return self.picker if isinstance(self.picker, FeaturePruner) and not idle else None
 
     @property
+    def decoder(self) -> DecoderPruner | None:
+        """The pruner inside the language model, None where it keeps everything."""
+        everything = isinstance(self.last, DecoderPruner) and type(self.last.keep) is float and self.last.keep == 1.0
+        return self.last if isinstance(self.last, DecoderPruner) and not everything else None
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether any pruner has to know the prompt's text, or where its visual tokens stand."""
+        return self.decoder is not None or (self.feature is not None and "relevance" in self.feature.needs)
+
+    @property
     def original_positions(self) -> bool:
         """Whether survivors keep the positions of their placeholders in the language model."""
         if self.fixed is not None and self.fixed.count.short == self.fixed.count.full:
             return False
-        return self.family.mrope or self.pruners[0].positions == "original"
+        before = [one for one in self.pruners if one.stage != "decoder"]
+        return bool(before) and (self.family.mrope or before[0].positions == "original")
 
     def budget(self, grid: Grid, modality: Modality = "image") -> Budget:
         """Return the counts of a tower item of `grid` patches.
@@ -164,8 +176,6 @@ def _by_stage(pruners: Sequence[Pruner], family: Family) -> dict[str, Pruner]:
             raise TypeError(
                 f"{pruner!r} is no pruner: give for example evoprune.EvoPrune(keep=64) or a list of pruners"
             )
-        if pruner.stage not in STAGES[:3]:
-            raise ValueError(f"{pruner.name} acts inside the language model, which is not supported yet: leave it out")
         if pruner.stage not in family.stages:
             raise ValueError(
                 f"{pruner.name} acts at the {pruner.stage} stage, which {family.name} does not have: choose a method "
@@ -178,6 +188,6 @@ def _by_stage(pruners: Sequence[Pruner], family: Family) -> dict[str, Pruner]:
         stages[pruner.stage] = pruner
     if not stages:
         raise ValueError("the list of pruners is empty: give at least one, for example evoprune.EvoPrune(keep=64)")
-    if len({pruner.positions for pruner in stages.values()}) > 1:
+    if len({pruner.positions for stage, pruner in stages.items() if stage != "decoder"}) > 1:
         raise ValueError("the pruners ask for different positions: give all of them 'contiguous' or all 'original'")
     return stages

@@ -33,7 +33,7 @@ class Qwen2VL(Family):
     towers = "Qwen2-VL ViT, any size"
     block = BlockSpec(attn="attn", norm2="norm2", mlp="mlp")
     modalities = ("image", "video")
-    stages = ("encoder", "feature")
+    stages = ("encoder", "feature", "decoder")
     uniform = False
     picks_itself = True
     mrope = True

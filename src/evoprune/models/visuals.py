@@ -62,7 +62,7 @@ def find_segments(
             return []
         return assign_segments(rows, given or [], earlier, modality)
     segment = given[0] if given else Segment(family.tokens_after(plan.pruners, modality=modality))
-    if segment.count.short == segment.count.full:
+    if segment.count.short == segment.count.full and not plan.reads_prompt:
         return []  # nothing to drop: pictures of other sizes are the model's own affair
     kind = find_counts(lengths, segment.count, None if given is None else len(given), cached, prefer_short)
     return [] if kind == "none" else uniform_segments(rows, segment, modality, kind == "long")

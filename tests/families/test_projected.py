@@ -1,4 +1,4 @@
-"""The feature stage behind the projector, on every family: DivPrune measures what enters the language model."""
+"""The feature stage on every family: behind the projector (DivPrune), and where it combines tokens (VisionZip)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evoprune import DivPrune, EvoPrune, apply
+from evoprune import AdaptivePool, DivPrune, EvoPrune, KeepFirst, VisionZip, apply
 from evoprune.models import find
 from evoprune.models.forms import Packed
 from evoprune.ops.selection import max_min_diversity
@@ -106,3 +106,41 @@ def test_keep_all_and_remove_are_bit_identical(case: Case) -> None:
         with apply(model, DivPrune(0.25), **case.options):
             assert model(**x).logits.shape[1] < native.shape[1]
         assert torch.equal(model(**x).logits, native)
+
+
+@EVERY
+@pytest.mark.parametrize("method", [VisionZip, AdaptivePool, KeepFirst])
+@torch.no_grad()
+def test_keeping_all_changes_nothing(case: Case, method: Any) -> None:
+    x = pictures(case)
+    with model_of(case) as model:
+        native = model(**x).logits
+        with apply(model, method(1.0)):
+            assert torch.equal(model(**x).logits, native)
+        with apply(model, method(0.25), **case.options):
+            assert model(**x).logits.shape[1] < native.shape[1]
+        assert torch.equal(model(**x).logits, native)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "pruner", [VisionZip(0.3), AdaptivePool(0.3), [MERGING, VisionZip(0.5)]], ids=["visionzip", "pool", "after merging"]
+)
+@torch.no_grad()
+def test_combined_tokens_in_chunks_and_with_eager_attention(case: Case, pruner: Any) -> None:
+    x = pictures(case)
+    with model_of(case) as model:
+        with apply(model, pruner, **case.options) as handle:
+            whole, stats = model(**x).logits[:, -1], (list(handle.stats.positions), list(handle.stats.sources))
+        for places, sources in zip(*stats, strict=True):
+            assert int(sources.min()) >= 0  # every unit is in some token
+            assert int(sources.max()) == len(places) - 1
+        with apply(model, pruner, encoder_batch=1, **case.options) as handle:
+            torch.testing.assert_close(model(**x).logits[:, -1], whole, atol=1e-5, rtol=1e-4)
+            told = list(handle.stats.positions), list(handle.stats.sources)
+        for rows, others in zip(stats, told, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(rows, others, strict=True))
+    model = case.model()
+    model.set_attn_implementation("eager")
+    with apply(model, pruner, **case.options):
+        torch.testing.assert_close(model(**x).logits[:, -1], whole, atol=1e-4, rtol=1e-3)

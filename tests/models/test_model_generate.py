@@ -16,7 +16,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from evoprune.apply import apply
-from evoprune.pruners import EvoPrune
+from evoprune.pruners import EvoPrune, UniformGrid
 from tests import builders
 
 TEXT = "USER: <image> what is this ? ASSISTANT:"
@@ -191,3 +191,19 @@ def test_pipeline_with_an_unpatched_processor(llava: Any, x: Any, answer: list[i
     with apply(llava, PRUNER):
         out = ask(text=messages, return_full_text=False, generate_kwargs={"max_new_tokens": 4, "do_sample": False})
     assert len(out[0]["generated_text"]) == 4
+
+
+@torch.no_grad()
+def test_original_positions_behind_a_prompt_that_ends_with_a_picture(llava: Any) -> None:
+    """What is generated counts on from the picture's end, not from the last of its survivors."""
+    seen: list[int] = []
+    layer = llava.model.language_model.layers[0]
+    hook = layer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(int(kwargs["position_ids"][0, -1])), with_kwargs=True
+    )
+    ids = builders.inputs(["what <image>"], [1])
+    with apply(llava, UniformGrid(16, positions="original")):
+        llava.generate(**ids, max_new_tokens=3, do_sample=False)
+    hook.remove()
+    width = ids["input_ids"].shape[1]
+    assert seen == [width - 2, width, width + 1]  # the last of 16 even places of 64 is the last but one

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..apply import Handle
-from ..models import Family, features
+from ..models import Family, picking
 from ..models.attention import Tap
 from ..models.undo import set_attribute
 from .clocks import Clock
@@ -96,13 +96,13 @@ class Probe:
                 self._tap(tap, module, stack)
 
     def _picks(self, stack: ExitStack) -> None:
-        original = features._pick
+        original = picking._pick
 
         def pick(*args: Any, **kwargs: Any) -> Any:
             return self.wrap("pick" if self._open["tower"] else "picked", original)(*args, **kwargs)
 
-        stack.callback(setattr, features, "_pick", original)
-        features._pick = pick
+        stack.callback(setattr, picking, "_pick", original)
+        picking._pick = pick
 
     def _tap(self, tap: Tap, attention: torch.nn.Module, stack: ExitStack) -> None:
         look, attend = tap.look, tap.attend

@@ -37,7 +37,8 @@ class Tap:
 
     def __init__(self, state: TowerState, base: Callable[..., Any], backend: str, layer: int):
         self.state, self.base, self.backend, self.layer = state, base, backend, layer
-        self.wants_importance = self.wants_keys = self.wants_feature = self.adds_sizes = False
+        self.wants_importance = self.wants_keys = self.adds_sizes = False
+        self.wants_feature = self.wants_feature_keys = False  # for the feature stage, whether anything merges or not
         self.received: list[Tensor] = []
         self.keys: list[Tensor] = []
         self.biases: tuple[Run, Tensor] | None = None  # of the sequences that are still to come in this layer
@@ -58,6 +59,8 @@ class Tap:
                 if self.wants_feature:  # what CLS looks at, or all tokens where there is no CLS
                     rows = q[:, :, :prefix] if prefix else q
                     run.received.append(ops.received_attention(rows, k, scaling, key_bias=bias)[:, prefix:])
+                if self.wants_feature_keys:
+                    run.keys.append(k.mean(dim=1)[:, prefix:])
 
     def in_one_pass(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: Any

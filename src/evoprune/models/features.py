@@ -1,87 +1,83 @@
-"""The feature stage: units are picked between the encoder and the projector, which gets cheaper too.
+"""The feature stage: units are picked or combined between the encoder and the projector, which gets cheaper too.
 
-A method that needs ``"projected"`` features picks behind the projector: then nothing is picked before it, and every
-unit goes through, without the family's own poolings.
+A method that needs ``"projected"`` features, or the ``"relevance"`` of those to the question, picks behind the
+projector: then nothing is picked before it, and every unit goes through, without the family's own poolings.
 """
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..pruners import FeaturePruner, FeatureView
 from .base import Family
-from .forms import Form, Packed, unit_means
-from .groups import Group
+from .forms import Packed
+from .picking import by_run, feature_form, picked
+from .relevance import install_relevance, wants_tower
 from .state import Run, TowerState
 
+LATER = frozenset(["projected", "relevance"])  # what there is behind the projector only
 
-def install_features(family: Family, state: TowerState, stack: ExitStack) -> None:
+
+def install_features(family: Family, state: TowerState, stack: ExitStack, processor: Any = None) -> None:
     """Pick features in a hook before or behind the projector, if the plan has a pruner of this stage.
 
     Families whose projector does not take plain patch features say `picks_itself`, and call `pick`; those whose tower
-    is packed have their projector in it, and call `pick_projected` too.
+    is packed have their projector in it, and call `pick_projected` too. The `processor` has the words of the question.
+
+    Raises
+    ------
+    ValueError
+        The method needs what this model cannot show.
     """
 
-    def by_run(values: Tensor, picked: Any) -> Tensor:
-        runs = state.runs.get(state.modality, [])
-        if len(runs) < 2:
-            return picked(state, values)
-        parts = values.split([run.images for run in runs])  # of the tower's chunks
-        return torch.cat([picked(state, *one) for one in zip(parts, runs, strict=True)])
-
     def before_projector(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (by_run(args[0], pick), *args[1:])
+        return (picked(state, args[0], feature_form(state), _runs(state)), *args[1:])
 
     def after_projector(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return by_run(output, pick_projected)
+        return picked(state, output, feature_form(state, 1), _runs(state))
 
-    if state.plan.feature is None or isinstance(state.form, Packed):
+    pruner = state.plan.feature
+    if pruner is None:
+        return
+    if not state.plan.layers and pruner.needs & {"importance", "keys"}:
+        raise ValueError(
+            f"vision_feature_layer selects the embeddings (0), which no attention leads to, and {pruner.name} needs "
+            f"{' and '.join(sorted(pruner.needs & {'importance', 'keys'}))} of one: choose a later feature layer or "
+            "another method"
+        )
+    if "relevance" in pruner.needs:
+        install_relevance(family, state, processor, stack)
+    if isinstance(state.form, Packed):
         return
     if wants_projected(state):
+        if wants_tower(state):
+            _keep_entering(family, state, stack)
         stack.callback(family.projector.register_forward_hook(after_projector).remove)
     elif not family.picks_itself:
+        _keep_cls(family, state, stack)
         stack.callback(family.projector.register_forward_pre_hook(before_projector).remove)
 
 
 def wants_projected(state: TowerState) -> bool:
     """Return whether the feature stage picks behind the projector."""
-    return state.plan.feature is not None and "projected" in state.plan.feature.needs
+    return state.plan.feature is not None and bool(state.plan.feature.needs & LATER)
 
 
-def pick(state: TowerState, hidden: Tensor, run: Run | None = None) -> Tensor:
+def pick(state: TowerState, hidden: Tensor) -> Tensor:
     """Return the hidden states that the feature stage keeps; all of them where the plan has none, or picks later.
 
     `hidden` lies as the tower's own (`Family.form`), but with only those prefix tokens that the language model sees;
-    it left the tower in `run`, by default the last one.
+    it left the tower in the last run.
     """
-    return hidden if wants_projected(state) else _picked(state, hidden, state.form, run or state.run)
+    return hidden if wants_projected(state) else picked(state, hidden, feature_form(state), [state.run])
 
 
-def pick_projected(state: TowerState, output: Tensor, run: Run | None = None) -> Tensor:
+def pick_projected(state: TowerState, output: Tensor) -> Tensor:
     """Return what the feature stage keeps of the projector's output, one token a unit, if it picks there."""
-    if not wants_projected(state):
-        return output
-    form = copy.copy(state.form)
-    form.unit_side = 1
-    return _picked(state, output, form, run or state.run)
-
-
-def _picked(state: TowerState, hidden: Tensor, form: Form, run: Run) -> Tensor:
-    if not any(group.budget.selected < group.budget.features for group in run.groups):
-        return hidden
-    run.settle(state.form)
-    prefix, form.prefix = form.prefix, state.plan.family.kept_prefix
-    try:
-        parts = form.split(hidden, run)
-        picked = [_pick(state.plan.feature, group, units, form) for group, units in zip(run.groups, parts, strict=True)]
-        return form.join(hidden, picked, run)
-    finally:
-        form.prefix = prefix
+    return picked(state, output, feature_form(state, 1), [state.run]) if wants_projected(state) else output
 
 
 def install_leaving(state: TowerState, stack: ExitStack) -> None:
@@ -109,10 +105,30 @@ def leave(state: TowerState, hidden: Tensor) -> Tensor:
     return torch.cat((prefix, patches), dim=1) if form.prefix else patches
 
 
-def _pick(pruner: FeaturePruner | None, group: Group, units: Tensor, form: Form) -> Tensor:
-    if pruner is None or group.budget.selected == group.budget.features:
-        return units
-    with torch.no_grad():
-        view = FeatureView(features=unit_means(units, form.unit), importance=group.importance)
-        group.chosen = pruner.select(view, group.budget.selected)
-    return units.gather(1, group.chosen[..., None].expand(-1, -1, units.shape[2]))
+def _keep_cls(family: Family, state: TowerState, stack: ExitStack) -> None:
+    """Keep the state of CLS in the hidden states that are read, where it may stand beside the features."""
+    pruner = state.plan.feature
+    alone = family.prefix == 1 and family.unit_side == 1 and not family.kept_prefix
+    if pruner is None or "cls" not in pruner.needs or not alone:
+        return
+
+    def after_tower(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states = getattr(output, "hidden_states", None)
+        if states is not None and state.run.cls is None:  # chunks have been here one by one when the whole comes
+            state.run.cls = torch.cat([states[layer][:, 0] for layer in family.feature_layers], dim=-1)
+
+    stack.callback(family.tower.register_forward_hook(after_tower).remove)
+
+
+def _keep_entering(family: Family, state: TowerState, stack: ExitStack) -> None:
+    def before_projector(module: nn.Module, args: tuple[Any, ...]) -> None:
+        for run, part in zip(runs := _runs(state), by_run(args[0], runs), strict=True):
+            run.entering = part
+
+    stack.callback(family.projector.register_forward_pre_hook(before_projector).remove)
+
+
+def _runs(state: TowerState) -> list[Run]:
+    """Return the runs whose hidden states reach the projector together: the tower's chunks."""
+    runs = state.runs.get(state.modality, [])
+    return runs if len(runs) > 1 else [state.run]

@@ -109,6 +109,8 @@ class Packed(Form):
         return self.arrange(list(hidden[None].split(lengths, 1)), run)
 
     def arrange(self, patches: list[Tensor], run: Run) -> list[Tensor]:
+        if len(patches) != run.images:  # of windows, which lie picture by picture too
+            patches = list(torch.cat(patches, dim=1).split([left * self.unit for left in run.lefts], 1))
         rows = [one.reshape(-1, self.unit * one.shape[-1]) for one in patches]
         return [torch.stack([rows[i] for i in group.items]) for group in run.groups]
 

@@ -79,6 +79,7 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
     """Install all hooks of the encoder stage and the tower's own on `stack`; `batch` items go through at a time."""
     tower = Tower(family, plan, state, batch)
     needs = plan.encoder.needs if plan.encoder is not None else frozenset()
+    later = plan.feature.needs if plan.feature is not None else frozenset()
     proportional = plan.encoder is not None and plan.encoder.proportional_attention
     if proportional and "flash" in str(tower.base):
         raise ValueError(
@@ -87,13 +88,14 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
     first = min(plan.merging, default=plan.layers)
     for i, block in enumerate(family.blocks[: plan.layers]):
         merges, last = i in plan.merging, i == plan.layers - 1
-        wants_feature = last and plan.feature is not None and "importance" in plan.feature.needs
+        wants_feature, wants_feature_keys = last and "importance" in later, last and "keys" in later
         tap = None
-        if (merges and needs) or (proportional and i > first) or wants_feature:
+        if (merges and needs) or (proportional and i > first) or wants_feature or wants_feature_keys:
             tap = install_tap(getattr(block, family.block.attn), state, i, stack)
             tap.wants_importance = merges and "importance" in needs
             tap.wants_keys = merges and "keys" in needs
-            tap.wants_feature, tap.adds_sizes = wants_feature, proportional
+            tap.wants_feature, tap.wants_feature_keys = wants_feature, wants_feature_keys
+            tap.adds_sizes = proportional
             tower.tapped = True
         follows = i > first and type(family).block_arguments is not Family.block_arguments
         if merges or tap is not None or follows:

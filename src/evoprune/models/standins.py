@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops.indexing import rows
 from .features import pick, pick_projected
 from .packed import Feature, packing
 from .state import Group, Run, TowerState
@@ -61,6 +62,8 @@ def settle(output: Any, runs: Sequence[Run]) -> None:
     output.pooler_output = replaced(output.pooler_output, -1, runs)
     for run in runs:
         run.stash = None
+        for group in run.groups:
+            group.combine = None
 
 
 def note(run: Run, rows: Tensor, lefts: list[int]) -> Tensor:
@@ -85,10 +88,10 @@ def _caught_up(feature: Feature, number: int, group: Group, parts: Sequence[Tens
         if sizes is None:
             sizes = torch.ones(units.shape[:2], dtype=torch.float32, device=units.device)
         units, sizes = encoder.merge(units, sizes, matching)
-    for order in (group.chosen if units.shape[1] > group.budget.selected else None, group.leaving()):
-        if order is not None:
-            units = units.gather(1, order[..., None].expand(-1, -1, units.shape[2]))
-    return units
+    if group.combine is not None and units.shape[1] > group.budget.selected:  # the main feature is picked already
+        units = group.combine(units)
+    order = group.leaving()
+    return units if order is None else rows(units, order)
 
 
 def replaced(value: Any, number: int, runs: Sequence[Run]) -> Any:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .base import Grid, Modality
+from .facts import Facts
+from .forms import unit_means
 from .groups import Group
 from .plan import Budget, Plan
 
@@ -23,6 +25,9 @@ class Run:
         self.images = len(grids)
         self.in_units = False  # the hidden states have been put in the order of their units
         self.received: list[Tensor] = []  # attention for the feature stage, not yet given to the groups
+        self.keys: list[Tensor] = []  # the same of the keys
+        self.cls: Tensor | None = None  # (B, C) state of CLS in the hidden states that are read, for the feature stage
+        self.entering: Tensor | None = None  # what enters the projector, for a feature stage behind it
         self.stash: Any = None  # the family's own
         by_grid: dict[Grid, list[int]] = {}
         for i, grid in enumerate(grids):
@@ -50,11 +55,15 @@ class Run:
         return self.by_item([[group.budget] * len(group.items) for group in self.groups])
 
     def settle(self, form: Any) -> None:
-        """Give the attention that the tap has noted for the feature stage to the groups."""
+        """Give the attention and keys that the tap has noted for the feature stage to the groups."""
         if self.received:
             for group, score in zip(self.groups, form.scores(self.received, self), strict=True):
                 group.importance = score
             self.received = []
+        if self.keys:
+            for group, units in zip(self.groups, form.arrange(self.keys, self), strict=True):
+                group.keys = unit_means(units, form.unit)
+            self.keys = []
 
     def positions(self) -> list[Tensor]:
         """Return the original raster indices of each item's survivors, int64 (K,) each."""
@@ -82,6 +91,7 @@ class TowerState:
         self.modality: Modality = "image"
         self.run_all = False  # the caller asked for every hidden state: unread layers run too
         self.inside_model = False  # the model itself calls its tower, and reads only the planned features
+        self.facts: Facts | None = None  # of the prompt in progress, if a pruner reads it
         self.images: tuple[int, ...] = ()  # visual tokens an image of the last call, in the language model
         self.active = True  # until the pruners are removed: somebody may have kept a wrapped forward
         self.encoding = False  # get_image_features or get_video_features runs: a projector follows the tower

@@ -12,13 +12,36 @@ import torch
 
 from evoprune.apply import apply
 from evoprune.models import FAMILIES, UnsupportedModel, find
-from evoprune.pruners import DivPrune, Downsample, EvoPrune, FasterVLM, Random, ToMe, UniformGrid, VisPruner
+from evoprune.pruners import (
+    DART,
+    AdaptivePool,
+    CDPruner,
+    DivPrune,
+    Downsample,
+    EvoPrune,
+    FasterVLM,
+    FastV,
+    FitPrune,
+    IDPruner,
+    KeepFirst,
+    Random,
+    ToMe,
+    UniformGrid,
+    VisionZip,
+    VisPruner,
+)
+from evoprune.recipes import Identity, Recipe
 from tests import builders
 
 TEXTS = ["USER: <image> what is this ? ASSISTANT:", "a <image> b <image> what", "what is a dog ?"]
 ALL = [EvoPrune(16), EvoPrune(16, positions="original"), Random(16), UniformGrid(16), Downsample(16)]
 ALL += [[Downsample(36), EvoPrune(18), Random(9)], ToMe(16), DivPrune(16), [ToMe(32), DivPrune(8)], FasterVLM(16)]
 ALL += [VisPruner(16), [EvoPrune(32), VisPruner(8)]]
+FITTED = FitPrune(Recipe(64, (40, 12), Identity("llava", 32, 64, 2)))
+ALL += [FITTED, [EvoPrune(32), FITTED], FastV(16, layer=1), [EvoPrune(32), DART(16, layer=1)]]
+ALL += [VisionZip(16), VisionZip(16, positions="original"), [EvoPrune(32), VisionZip(8)]]
+ALL += [CDPruner(16, text_tower="embeddings"), IDPruner(16), [EvoPrune(32), CDPruner(8, text_tower="embeddings")]]
+ALL += [AdaptivePool(16), KeepFirst(16), [EvoPrune(32), AdaptivePool(10)]]
 
 
 @pytest.fixture

@@ -12,20 +12,29 @@ import torch
 
 from evoprune import ops, pruners
 from evoprune.pruners import (
+    DART,
+    AdaptivePool,
+    CDPruner,
     DivPrune,
     Downsample,
     EncoderPruner,
     EvoPrune,
     FasterVLM,
+    FastV,
     FeatureView,
+    FitPrune,
+    IDPruner,
+    KeepFirst,
     LayerView,
     Pruner,
     Random,
     ToMe,
     UniformGrid,
+    VisionZip,
     VisPruner,
 )
 from evoprune.pruners.base import FeaturePruner, InputPruner
+from evoprune.recipes import Identity, Recipe
 
 SAMPLES = [
     EvoPrune(64),
@@ -34,8 +43,16 @@ SAMPLES = [
     DivPrune(0.2, space="features"),
     FasterVLM(16),
     VisPruner(32, important_ratio=0.75, removed_per_round=4),
+    VisionZip(64, contextual_ratio=0.2, cls=False),
+    CDPruner(64, text_tower="openai/clip-vit-large-patch14-336", relevance_sign=1, theta=0.5),
+    IDPruner(64, balance=0.7, parallel=4),
+    FastV(16, layer=3),
+    DART(32, layer=1, image_pivots=2, text_pivots=3, counts="official"),
+    FitPrune(0.4, recipe=Recipe(64, (40, 11), Identity("llava", 32, 64, 2, "tiny", "abc"), reduce=0.4, items=2)),
     Random(8, seed=3, positions="original"),
     UniformGrid(0.5),
+    AdaptivePool(10),
+    KeepFirst(0.25, positions="original"),
     Downsample(50),
 ]
 

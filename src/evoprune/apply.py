@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .models import Family, find, unwrap
+from .models.decoder import Decoder
 from .models.entry import Entry
 from .models.features import install_features
 from .models.graphs import Graphs, install_graphs
@@ -87,6 +88,14 @@ class Stats:
         return self._state.images or shorts
 
     @property
+    def decoder_tokens(self) -> tuple[tuple[int, ...], ...]:
+        """Visual tokens of each image, video or frame that leave each layer of the language model in the last prefill.
+
+        Empty where no pruner acts inside the language model.
+        """
+        return () if self._entry.decoder is None else self._entry.decoder.left
+
+    @property
     def encoder_mode(self) -> str:
         """How the encoder ran last: ``"eager"`` too where `encoder_mode` of `apply` could not be used."""
         return "eager" if self._graphs is None else self._graphs.ran
@@ -139,6 +148,7 @@ def apply(
     pruners: Pruner | Sequence[Pruner],
     processor: Any = None,
     *,
+    tokenizer: Any = None,
     encoder_batch: int | None = None,
     encoder_mode: str = "eager",
     **options: str,
@@ -156,6 +166,8 @@ def apply(
         One pruner, or several of different stages.
     processor
         Optional: also patched to write short prompts itself (`patch_processor`).
+    tokenizer
+        The language model's, for methods that read the question in words; by default that of `processor`.
     encoder_batch
         Pictures, tiles or frames that go through the tower at a time, so that long videos need no more memory; all by
         default. The results are the same.
@@ -179,8 +191,9 @@ def apply(
     TypeError
         `pruners` is neither a pruner nor a list of them.
     ValueError
-        A pruner is applied already, the counts do not fit the model, the mode is unknown, or ``"cudagraph"`` is asked
-        of a tower that is not on one CUDA device. The model is left as it was. Where pictures vary in size, counts
+        A pruner is applied already, the counts do not fit the model, the mode is unknown, ``"cudagraph"`` is asked of a
+        tower that is not on one CUDA device, or something that a method needs is missing (a recipe, a text tower, an
+        attention backend that can be looked into). The model is left as it was. Where pictures vary in size, counts
         that only some sizes cannot give are refused in the call that has such a picture.
     """
     model = unwrap(model)
@@ -195,8 +208,12 @@ def apply(
         graphs = install_graphs(encoder_mode, family, state, stack)  # first: the chunks of install_tower lead there
         tower = install_tower(family, plan, state, stack, encoder_batch)
         family.install(state, stack)
-        install_features(family, state, stack)
-        entry = Entry(family, state, tower, prefer_short=bool(processor and processor.__dict__.get(PATCHED)))
+        install_features(family, state, stack, processor if tokenizer is None else tokenizer)
+        decoder = Decoder(family, plan.decoder, stack) if plan.decoder is not None else None
+        if decoder is not None and plan.fixed is not None:
+            decoder.leaves(plan.fixed.count.short, 1)  # counts that the model cannot give
+        short = bool(processor and processor.__dict__.get(PATCHED))
+        entry = Entry(family, state, tower, prefer_short=short, decoder=decoder)
         if plan.original_positions:
             install_positions(family, entry.positions, entry.resolve, stack)
         entry.install(stack)

@@ -16,6 +16,7 @@ from ..errors import unknown
 from ..ops import Matching
 from ..ops.indexing import rows
 from ..ops.merging import Order
+from ..recipes import Identity
 
 Positions = Literal["contiguous", "original"]
 Stage = Literal["input", "encoder", "feature", "decoder"]
@@ -324,11 +325,16 @@ class DecoderPruner(Pruner):
 
     stage: ClassVar[Stage] = "decoder"
     inside: ClassVar[bool] = False  # tokens go between a layer's attention and its MLP, not behind the layer
+    counted: ClassVar[bool] = True  # an int `keep` is a number of tokens of each picture, tile or frame
 
     @property
     def needs(self) -> frozenset[str]:
         """What the adapter has to show to `select`: a subset of ``{"attention", "sums", "hidden", "keys"}``."""
         return NOTHING
+
+    def check_model(self, model: Identity) -> None:
+        """Raise ValueError where the method was fitted on another model; by default every model will do."""
+        return
 
     def leaves(self, tokens: int, layers: int) -> tuple[int, ...]:
         """Return how many of a block's `tokens` leave each of `layers` layers; never more than before.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..ops import cosines, unit
 from ..ops.density import RESOLUTION
 from ..ops.determinantal import greedy_map
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 _EPSILON = 1e-6  # in the numerator of the min-max alone
 _THETA = 0.98  # above, float32 cannot hold the kernel

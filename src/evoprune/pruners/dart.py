@@ -13,8 +13,9 @@ from torch import Tensor
 from ..ops.density import unit
 from ..ops.indexing import rows
 from ..ops.selection import top
-from .base import DecoderPruner, DecoderView
+from .base import DecoderPruner
 from .fastv import behind
+from .views import DecoderView
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.selection import max_min_diversity
-from .base import NOTHING, FeaturePruner, FeatureView
+from .base import NOTHING, FeaturePruner
+from .views import FeatureView
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ..ops import Matching
 from ..ops.matching import SIMILARITIES, Similarity
 from ..ops.merging import ORDERS, WEIGHTS, Order, Weights
 from ..ops.partition import PARTITIONS, Partition
-from .base import EncoderPruner, LayerView
+from .base import EncoderPruner
+from .views import LayerView
 
 
 @dataclass(frozen=True)

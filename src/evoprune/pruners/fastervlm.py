@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..ops.selection import top
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..ops.selection import top
-from .base import DecoderPruner, DecoderView
+from .base import DecoderPruner
+from .views import DecoderView
 
 
 @dataclass(frozen=True)

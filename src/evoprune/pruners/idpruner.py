@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..ops.marginal_relevance import maximal_marginal_relevance
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 _EPSILON = 1e-6
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from .. import flops, ops
 from ..ops import Matching
 from ..ops.indexing import rows
 from ..ops.merging import ORDERS, Order
-from .base import EncoderPruner, LayerView
+from .base import EncoderPruner
+from .views import LayerView
 
 
 @dataclass(frozen=True)

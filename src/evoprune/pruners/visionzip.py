@@ -13,7 +13,8 @@ from torch import Tensor
 from ..ops.density import unit
 from ..ops.indexing import rows
 from ..ops.selection import top
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 
 @dataclass(frozen=True)

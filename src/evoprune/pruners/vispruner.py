@@ -12,7 +12,8 @@ from torch import Tensor
 from ..ops import cosines
 from ..ops.indexing import rows
 from ..ops.selection import top
-from .base import FeaturePruner, FeatureView
+from .base import FeaturePruner
+from .views import FeatureView
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig
 from typer.testing import CliRunner, Result
 
 from evoprune.cli import app
 from evoprune.commands.answer import generate
 from evoprune.pruners import METHODS
+from evoprune.recipe_files import write
+from evoprune.recipes import Recipe, identify
 from evoprune.tiny import build
 
 QUESTION = "What digit is red?"
@@ -65,7 +67,7 @@ def refused(result: Result, *words: str) -> None:
 
 def test_help_and_version() -> None:
     assert call("--version").stdout.startswith("evoprune 0.")
-    for command in ("demo", "ask", "doctor", "models", "methods"):
+    for command in ("demo", "ask", "fit", "doctor", "models", "methods"):
         result = call(command, "--help")
         assert result.exit_code == 0
         assert f"evoprune {command}" in result.stdout.split("Examples:")[1]
@@ -78,15 +80,43 @@ def test_ask_the_embedded_model(picture: Path) -> None:
     assert "196" in result.stdout and "49" in result.stdout and "without pruning" in result.stdout
 
 
+def needed(method: str, model: Path, folder: Path) -> list[str]:
+    """Return what a method cannot do without for a model that brings nothing along."""
+    if method == "cdpruner":
+        return ["--set", "text_tower=embeddings"]
+    if method != "fitprune":
+        return []
+    config = AutoConfig.from_pretrained(model)
+    layers = config.text_config.num_hidden_layers
+    recipe = Recipe(196, (52, *[45] * (layers - 1)), identify(config))
+    write(folder / "recipe.json", [recipe])
+    return ["--set", f"recipe={folder / 'recipe.json'}"]
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_ask_every_method_about_two_pictures(model: Path, picture: Path, method: str) -> None:
-    result = ask(model, picture, "--image", picture, "--method", method, "--json", keep=0.25)
+def test_ask_every_method_about_two_pictures(model: Path, picture: Path, tmp_path: Path, method: str) -> None:
+    extra = needed(method, model, tmp_path)
+    result = ask(model, picture, "--image", picture, "--method", method, "--json", *extra, keep=0.25)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["method"]["method"] == method and found["method"]["keep"] == 0.25
-    assert found["pruned"]["visual_tokens_per_image"] == [49, 49]
-    assert found["pruned"]["visual_tokens"] == 98
+    inside = METHODS[method].stage == "decoder"
+    assert found["pruned"]["visual_tokens_per_image"] == ([196, 196] if inside else [49, 49])
+    assert found["pruned"]["visual_tokens"] == (392 if inside else 98)
+    left = [block[-1] for block in found["pruned"].get("decoder_tokens", [])]
+    assert left == ([] if not inside else [45, 45] if method == "fitprune" else [49, 49])
     assert "unpruned" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [*(("tiny", method) for method in sorted(METHODS)), ("tiny-video", "cdpruner"),
+    ("tiny-video", "fitprune"), ("tiny-video", "fastv")],
+)  # fmt: skip
+def test_ask_an_embedded_model_by_every_method(picture: Path, name: str, method: str) -> None:
+    """With nothing but a method and a budget, what else it needs comes with the model."""
+    result = ask(name, picture, "--method", method, keep=24)
+    assert result.exit_code == 0, result.output
+    assert method in result.stdout
 
 
 def test_ask_json_compares_and_counts(model: Path, picture: Path) -> None:

@@ -79,7 +79,11 @@ def _imports(file: Path) -> set[str]:
         ("ops", {"transformers", "schedules", "flops", "pruners", "models", "apply", "bench", "tiny", "commands"}),
         ("schedules.py", {"torch", "transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
         ("flops.py", {"transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
+        ("identity.py", {"torch", "transformers", "pruners", "models", "apply", "fit", "tiny", "show", "commands"}),
+        ("recipes.py", {"torch", "transformers", "pruners", "models", "apply", "fit", "tiny", "show", "commands"}),
+        ("recipe_files.py", {"torch", "transformers", "pruners", "models", "apply", "fit", "tiny", "show", "commands"}),
         ("pruners", {"transformers", "models", "apply", "tiny", "show", "commands"}),
+        ("fit", {"bench", "tiny", "show", "commands"}),
         ("models", {"apply", "bench", "tiny", "show", "commands"}),
         ("apply.py", {"bench", "tiny", "show", "commands"}),
         ("bench", {"show", "commands"}),
@@ -123,7 +127,7 @@ def test_every_dependency_has_its_reason() -> None:
 def test_package_files_stand_in_the_source() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/evoprune"]
-    for name in ("py.typed", "tiny/pixels.npz", "tiny/pixels.json"):
+    for name in ("py.typed", "tiny/pixels.npz", "tiny/pixels.json", "tiny/recipes.json", "tiny/video/recipes.json"):
         assert (SOURCE / name).is_file()
 
 

@@ -255,6 +255,70 @@ def bench(
 
 
 @app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="Folder of a model, a hub id, or an embedded one: tiny, tiny-video.")],
+    reduce: Annotated[
+        str, typer.Option(help="Shares of the visual tokens' FLOPs in the language model to take away: 0.4 or 0.4,0.6.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help='Folder of pictures, or a .jsonl file with lines {"image": "cat.jpg", "prompt": "What is this?"}.',
+            show_default="dev questions, for an embedded model",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("recipe.json"),
+    prompt: Annotated[
+        str | None, typer.Option(help="Asked about the pictures of a folder.", show_default="Describe the image.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Prompts to look at, drawn where there are more.")] = 32,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of each video, evenly spread.", show_default="32")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of prompts.")] = 0,
+    official: Annotated[
+        bool, typer.Option("--official", help="Search as the official code does, which misses the share asked for.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print FLOPs and memory and stop; presets of `evoprune bench` too.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, float16 or bfloat16.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Fit recipes for FitPrune: how many visual tokens each layer of a language model can do without.
+
+    \b
+    Examples:
+      evoprune fit tiny --reduce 0.5 -o recipe.json
+      evoprune fit llava-hf/llava-1.5-7b-hf --data photos/ --prompt "What is this?" --reduce 0.4,0.6
+      evoprune fit ./my-llava --data questions.jsonl --samples 64 --reduce 0.5 -o my-llava.json
+      evoprune fit llava-1.5-7b --reduce 0.5 --estimate
+      evoprune ask tiny --image scene.png --prompt "What digit is red?" --method fitprune --keep 0.5
+    """
+    with _told():
+        from .commands import fit as command
+
+        wanted = command.Wanted(
+            model=model,
+            reduce=reduce,
+            data=data,
+            prompt=prompt,
+            output=output,
+            samples=samples,
+            frames=frames,
+            seed=seed,
+            official=official,
+            device=device,
+            dtype=dtype,
+        )
+        if estimate:
+            command.cost(wanted, as_json=json)
+        else:
+            command.run(wanted, as_json=json)
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Tell what this machine offers: versions, devices, attention backends, GPU kernels, optional packages.
 

@@ -29,6 +29,7 @@ def columns(result: dict[str, Any], cell: dict[str, Any]) -> list[Column]:
         Column("", "arm", tuple(arm_name(arm) for arm in arms)),
         Column("tokens", "kept", tuple(_count(arm.get("kept")) for arm in arms)),
         Column("tokens", "visual tokens", tuple(_count(arm.get("visual_tokens")) for arm in arms)),
+        Column("tokens", "behind the LLM", tuple(_behind(arm.get("decoder_tokens")) for arm in arms)),
         *(column for stage in TIMES for column in _times(arms, stage)),
     ]
     ratios = [_ratios(result, cell, arms, kind) for kind in reversed(bases(cell))]
@@ -65,6 +66,11 @@ def usual(arm: dict[str, Any]) -> bool:
 
 def _count(number: int | None) -> str:
     return "" if number is None else str(number)
+
+
+def _behind(blocks: list[list[int]] | None) -> str:
+    """Return how many visual tokens leave the language model, where a method drops some inside it."""
+    return str(sum(layers[-1] for layers in blocks)) if blocks else ""
 
 
 def _times(arms: list[dict[str, Any]], stage: str) -> list[Column]:

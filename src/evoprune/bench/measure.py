@@ -141,6 +141,7 @@ def _counts(live: Live, model: Any, caller: Caller, options: Mapping[str, Any]) 
     return facts | {
         "kept": _one([one.selected for one in budgets]),
         "tokens": [list(one) if isinstance(one, tuple) else one for one in stats.tokens],
+        "decoder_tokens": [list(one) for one in stats.decoder_tokens],
         "flops_predicted": {"encoder": stats.flops + embedding, "selection": stats.selection_flops},
     }
 

@@ -31,6 +31,11 @@ class Plan:
         What `evoprune.apply` is given beside the pruner.
     decode
         Tokens generated behind the first one.
+
+    Raises
+    ------
+    ValueError
+        A pruner acts inside the language model, and only the encoder shall run.
     """
 
     pruners: Sequence[Pruner]
@@ -43,6 +48,13 @@ class Plan:
     mode: str = "eager"
     decode: int = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        inside = [pruner.name for pruner in self.pruners if pruner.stage == "decoder"]
+        if inside and self.stages == "encoder":
+            raise ValueError(
+                f"{inside[0]} acts inside the language model, which stages='encoder' does not run: measure all stages"
+            )
 
     def arms(self, family: Family) -> list[Arm]:
         """Return the arms for a model of `family`."""

@@ -19,9 +19,9 @@ from .answer import generate, prepare, visual_tokens
 from .clips import open_clips
 from .device import choose_device, choose_dtype, timed
 from .errors import UserError, refused
-from .loading import load
+from .loading import defaults, load
 from .pictures import open_picture
-from .settings import make_pruner
+from .settings import make_pruner, missing
 from .terminal import emit, out, progress, watched
 from .watching import answering
 
@@ -63,7 +63,8 @@ def run(
     options
         What `evoprune.apply` takes beside the pruner (`settings.apply_options`).
     """
-    pruner, chosen = make_pruner(**method), dict(options or {})
+    filled = missing(method["method"], method.get("settings", ()), defaults(name))
+    pruner, chosen = make_pruner(**method, defaults=filled), dict(options or {})
     kind, place = choose_dtype(dtype), choose_device(device)
     if chosen.get("encoder_mode") == "cudagraph" and place.type != "cuda":
         raise UserError(
@@ -81,6 +82,7 @@ def run(
         result = _answers(model, processor, pruner, asked, compare, chosen, streamer)
     seen = {"images": list(images)} | ({"videos": [clip.to_dict() for clip in clips]} if clips else {})
     how = {"method": pruner.to_dict()} | ({"options": chosen} if chosen else {})
+    how |= {"defaults": filled} if filled else {}
     result = {"model": name, **seen, "prompt": prompt, **how} | result
     if as_json:
         emit(result)
@@ -113,7 +115,7 @@ def _answers(
     if compare:
         sides["unpruned"] = unpruned_side(model, processor, inputs, asked.max_new_tokens, streamer)
     with refused(ValueError):
-        handle = apply(model, pruner, **options)
+        handle = apply(model, pruner, tokenizer=getattr(processor, "tokenizer", None), **options)
     with handle, refused(ValueError):  # placeholders that do not fit, if the processor is not the model's own
         if "encoder_mode" in options:
             generate(model, processor, inputs, 1)  # compiling or capturing is not in the time
@@ -127,6 +129,8 @@ def _answers(
             "visual_tokens_per_image": list(stats.visual_tokens),
             "tokens_after_each_layer": list(stats.tokens),
         }
+        if stats.decoder_tokens:  # of each picture or frame, behind each layer of the language model
+            sides["pruned"]["decoder_tokens"] = [list(one) for one in stats.decoder_tokens]
         full = cost.unpruned(model, stats)
     if compare:
         sides["unpruned"]["tower_flops"] = full.shipped
@@ -148,9 +152,13 @@ def _show(result: Mapping[str, Any]) -> None:
         if side in result:
             one = result[side]
             label = "without pruning" if side == "unpruned" else result["method"]["method"]
-            table.add_row(label, escape(one["answer"]), str(one["visual_tokens"]), f"{one['milliseconds']:.0f} ms")
+            left = sum(block[-1] for block in one.get("decoder_tokens", []))
+            tokens = f"{one['visual_tokens']}, then {left}" if left else str(one["visual_tokens"])
+            table.add_row(label, escape(one["answer"]), tokens, f"{one['milliseconds']:.0f} ms")
     console = out()
     console.print(table)
+    for setting, value in result.get("defaults", {}).items():
+        console.print(f"\n{setting}: {value}, which comes with the embedded model", markup=False, soft_wrap=True)
     for clip in result.get("videos", []):
         console.print(_used(clip), markup=False, soft_wrap=True)
     ratio = result["tower_flop_ratio"]

@@ -20,8 +20,8 @@ from ..models.graphs import MODES
 from ..pruners import Pruner, get
 from .device import choose_device
 from .errors import UserError, refused
-from .loading import EMBEDDED
-from .settings import make_pruner
+from .loading import EMBEDDED, defaults
+from .settings import make_pruner, missing
 from .terminal import check_writable, emit, out
 
 STAGES = ("all", "encoder")
@@ -143,7 +143,8 @@ def make_pruners(wanted: Wanted) -> list[Pruner]:
     for method in methods:
         own = [one for one in wanted.settings if _known_by(one, known, method)]
         schedule = wanted.schedule if _known_by("schedule", known, method) else None
-        made += [make_pruner(method, keep, schedule, own) for keep in keeps]
+        brought = missing(method, own, defaults(wanted.model))
+        made += [make_pruner(method, keep, schedule, own, brought) for keep in keeps]
     return made
 
 

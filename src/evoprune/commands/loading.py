@@ -22,6 +22,8 @@ from .terminal import progress, quiet
 # What the loaders of transformers raise for files that are missing, broken, or of something else.
 BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, StrictDataclassError)
 EMBEDDED = {"tiny": "tiny", "tiny-video": "tiny.video"}  # name on the command line, and the package with `folder`
+# What methods with such a setting are given for an embedded model where the command line does not say.
+DEFAULTS = {"recipe": "recipes.json", "text_tower": "embeddings"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -53,14 +55,16 @@ def load(
     """
     quiet(shown)
     folder = resolve(name)
-    skeleton = _skeleton(name, folder)
+    bare = skeleton(name, folder)
     with refused(ValueError):
-        family = find(skeleton)
-        apply(skeleton, pruners, **(options or {})).remove()
+        family = find(bare)
     # Downloads show the hub's own bars, one a file; two displays at once would garble each other.
     with progress(shown and os.path.isdir(folder)) as bars:
         bars.add_task(f"Loading {name}", total=None)
         processor = _processor(name, folder)
+        if pruners:
+            with refused(ValueError):
+                apply(bare, pruners, tokenizer=getattr(processor, "tokenizer", None), **(options or {})).remove()
         if video:
             check_takes_video(name, processor, family)
         return _weights(name, folder, dtype).to(device).eval(), processor
@@ -89,15 +93,24 @@ def resolve(name: str) -> str:
     return name
 
 
+def defaults(name: str) -> dict[str, str]:
+    """Return the settings that an embedded model brings along for the methods that need them, none for others."""
+    if name not in EMBEDDED:
+        return {}
+    home = Path(str(import_module(f"evoprune.{EMBEDDED[name]}").__file__)).parent
+    return {**DEFAULTS, "recipe": str(home / DEFAULTS["recipe"])}
+
+
 def _embedded(name: str) -> Path:
     package = import_module(f"evoprune.{EMBEDDED[name]}")
     return package.folder()
 
 
-def _skeleton(name: str, folder: str) -> Any:
-    """The model without weights, on the meta device."""
+def skeleton(name: str, folder: str | None = None) -> Any:
+    """Return the model without weights, on the meta device; `folder` is what `resolve` gives."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    folder = folder or resolve(name)
     try:
         config = AutoConfig.from_pretrained(folder)
     except BROKEN as error:

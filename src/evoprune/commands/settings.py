@@ -31,13 +31,21 @@ def parse_keep(text: str) -> int | float:
     raise UserError(f"--keep {text!r} is no number: give tokens such as 64, a share in (0, 1] such as 0.25, or 'all'")
 
 
-def make_pruner(method: str, keep: str, schedule: str | None = None, settings: Sequence[str] = ()) -> Pruner:
+def make_pruner(
+    method: str,
+    keep: str,
+    schedule: str | None = None,
+    settings: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Pruner:
     """Build the pruner, and refuse in one sentence what it refuses.
 
     Parameters
     ----------
     settings
         ``name=value`` each; a value that is JSON (a number, true, null, a list) is read as such, any other as text.
+    defaults
+        What `missing` found.
 
     Raises
     ------
@@ -47,12 +55,20 @@ def make_pruner(method: str, keep: str, schedule: str | None = None, settings: S
     with refused(ValueError, TypeError):
         known = [field.name for field in fields(get(method))]
         values: dict[str, Any] = {"method": method, "keep": parse_keep(keep)}
-        values |= _given(settings, values)
+        values |= {**(defaults or {}), **_given(settings, values)}
         if schedule is not None:
             if "schedule" not in known:
                 raise UserError(f"method {method!r} merges nothing inside the encoder: leave --schedule out")
             values["schedule"] = _schedule(schedule)
         return Pruner.from_dict(values)
+
+
+def missing(method: str, settings: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `defaults` that the method has a setting for and the command line leaves open."""
+    with refused(ValueError):
+        known = {field.name for field in fields(get(method))}
+    given = {setting.partition("=")[0].strip() for setting in settings}
+    return {name: value for name, value in defaults.items() if name in known - given}
 
 
 def _given(settings: Sequence[str], taken: Mapping[str, Any]) -> dict[str, Any]:

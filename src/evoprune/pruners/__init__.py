@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from ..errors import unknown
-from .base import (
-    DecoderPruner,
-    DecoderView,
-    EncoderPruner,
-    FeaturePruner,
-    FeatureView,
-    InputPruner,
-    LayerView,
-    Pruner,
-)
+from .base import DecoderPruner, EncoderPruner, FeaturePruner, InputPruner, Pruner
+from .cdpruner import CDPruner
+from .dart import DART
 from .divprune import DivPrune
 from .downsample import Downsample
 from .evoprune import EvoPrune
 from .fastervlm import FasterVLM
+from .fastv import FastV
+from .first import KeepFirst
+from .fitprune import FitPrune
 from .grid import UniformGrid
+from .idpruner import IDPruner
+from .pool import AdaptivePool
 from .random import Random
 from .tome import ToMe
+from .views import DecoderView, FeatureView, LayerView
+from .visionzip import VisionZip
 from .vispruner import VisPruner
 
 METHODS: dict[str, type[Pruner]] = {
@@ -27,9 +27,17 @@ METHODS: dict[str, type[Pruner]] = {
     ToMe.name: ToMe,
     FasterVLM.name: FasterVLM,
     VisPruner.name: VisPruner,
+    VisionZip.name: VisionZip,
     DivPrune.name: DivPrune,
+    CDPruner.name: CDPruner,
+    IDPruner.name: IDPruner,
+    FastV.name: FastV,
+    DART.name: DART,
+    FitPrune.name: FitPrune,
     Random.name: Random,
     UniformGrid.name: UniformGrid,
+    AdaptivePool.name: AdaptivePool,
+    KeepFirst.name: KeepFirst,
     Downsample.name: Downsample,
 }
 
@@ -43,22 +51,30 @@ def get(name: str) -> type[Pruner]:
 
 
 __all__ = [
+    "DART",
     "METHODS",
+    "AdaptivePool",
+    "CDPruner",
     "DecoderPruner",
     "DecoderView",
     "DivPrune",
     "Downsample",
     "EncoderPruner",
     "EvoPrune",
+    "FastV",
     "FasterVLM",
     "FeaturePruner",
     "FeatureView",
+    "FitPrune",
+    "IDPruner",
     "InputPruner",
+    "KeepFirst",
     "LayerView",
     "Pruner",
     "Random",
     "ToMe",
     "UniformGrid",
     "VisPruner",
+    "VisionZip",
     "get",
 ]

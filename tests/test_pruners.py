@@ -261,3 +261,15 @@ def test_downsample():
     assert (Downsample(50).grid(576), Downsample(50).tokens_after(576)) == (7, 49)
     assert (Downsample(1.0).grid(729), Downsample(0.25).grid(576)) == (27, 12)
     assert Downsample(1).grid(576) == 1
+
+
+@pytest.mark.parametrize("values", [None, 5, "evoprune", ["evoprune"]])
+def test_what_is_no_description_of_a_pruner(values):
+    with pytest.raises(TypeError, match="is no description of a pruner: give a dict such as"):
+        Pruner.from_dict(values)
+
+
+@pytest.mark.parametrize("schedule", [{}, b"x", {1: 2}])
+def test_a_schedule_is_a_name_or_a_sequence(schedule):
+    with pytest.raises(TypeError, match="is neither a name nor a sequence of ints"):
+        EvoPrune(5, schedule=schedule)

@@ -91,7 +91,8 @@ class Stats:
     def decoder_tokens(self) -> tuple[tuple[int, ...], ...]:
         """Visual tokens of each image, video or frame that leave each layer of the language model in the last prefill.
 
-        Empty where no pruner acts inside the language model.
+        Empty where no pruner acts inside the language model. The `hidden_states` that a caller asks for have the
+        lengths of their layers; what the language model returns last has the prompt's.
         """
         return () if self._entry.decoder is None else self._entry.decoder.left
 
@@ -132,7 +133,10 @@ class Handle:
         self._entry, self._stack = entry, stack
 
     def remove(self) -> None:
-        """Restore the model, after a call in another thread has ended; a second call does nothing."""
+        """Restore the model, after a call in another thread has ended; a second call does nothing.
+
+        A cache that was filled while tokens were dropped inside the language model is of no use afterwards.
+        """
         with self._entry.lock:
             self._stack.close()
 
@@ -210,8 +214,9 @@ def apply(
         family.install(state, stack)
         install_features(family, state, stack, processor if tokenizer is None else tokenizer)
         decoder = Decoder(family, plan.decoder, stack) if plan.decoder is not None else None
-        if decoder is not None and plan.fixed is not None:
-            decoder.leaves(plan.fixed.count.short, 1)  # counts that the model cannot give
+        if decoder is not None and family.grid is not None and family.uniform:
+            for modality in family.modalities:  # counts that the model cannot give
+                decoder.leaves(plan.budget(family.grid, modality).count.short, 1)
         short = bool(processor and processor.__dict__.get(PATCHED))
         entry = Entry(family, state, tower, prefer_short=short, decoder=decoder)
         if plan.original_positions:

@@ -63,7 +63,7 @@ def write(path: str | os.PathLike[str], recipes: Sequence[Recipe]) -> None:
 
 def _bytes(path: str) -> bytes:
     if not os.path.exists(path):
-        raise ValueError(f"{path} does not exist: give the file of a recipe, or {FIT}")
+        raise ValueError(f"{path or 'a file without a name'} does not exist: give the file of a recipe, or {FIT}")
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder: give the file of a recipe in it")
     if os.path.getsize(path) > LARGEST:

@@ -90,6 +90,8 @@ class Recipe:
             raise ValueError(f"manifest is a JSON object and official true or false, these are not: {FIT}")
         object.__setattr__(self, "tokens", whole("tokens", self.tokens, 1))
         object.__setattr__(self, "items", whole("items", self.items, 1))
+        if self.items > self.tokens:
+            raise ValueError(f"items={self.items} is above the {self.tokens} tokens that they have: {FIT}")
         object.__setattr__(self, "samples", whole("samples", self.samples, 0))
         for name in ("reduce", "alpha"):
             object.__setattr__(self, name, _share(name, getattr(self, name)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal, InvalidOperation
 
 from .errors import unknown
@@ -162,6 +162,8 @@ def check_fit(strategy: str | Sequence[int], layers: int, allowed: Sequence[int]
 def check_counts(counts: Sequence[int]) -> tuple[int, ...]:
     """Return explicit counts as a tuple of ints; TypeError where they are no sequence of ints."""
     try:
+        if isinstance(counts, Mapping | bytes):
+            raise TypeError
         return tuple(operator.index(value) for value in counts)
     except TypeError:
         raise TypeError(

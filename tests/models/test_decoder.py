@@ -267,7 +267,7 @@ def test_what_does_not_fit_the_model_is_refused_by_apply() -> None:
         (FastV(8, layer=4), r"layer=4 is outside 1\.\.3"),
         (DART(8, layer=9), r"layer=9 is outside 1\.\.3"),
         (FastV(65), "keep=65"),
-        (DART(3), "at least 4"),
+        (DART(3), "less than the 4 tokens"),
         ([EvoPrune(16), FastV(17)], "keep=17"),
         ([FastV(8), DART(8)], "decoder"),
     ):

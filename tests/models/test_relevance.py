@@ -152,14 +152,11 @@ def test_embeddings_leave_out_padding_and_special_tokens(llava: Any) -> None:
 
 @ALL
 @torch.no_grad()
-def test_a_row_without_text_keeps_what_differs(llava: Any, kind: str) -> None:
-    x = builders.inputs(["<image>", TEXTS[0]], [3, 3])
-    with applied(llava, pruner_of(kind)) as handle:
-        llava(**x)
-        kept = handle.stats.positions
-    hidden = llava.model.vision_tower(x["pixel_values"], output_hidden_states=True).hidden_states[-2][:1, 1:]
-    diverse = conditional_map(llava.model.multi_modal_projector(hidden), torch.ones(1, 64), KEEP)
-    assert torch.equal(kept[0], diverse[0].sort().values) and not torch.equal(kept[1], kept[0])
+def test_a_picture_without_text_is_refused(llava: Any, kind: str) -> None:
+    with applied(llava, pruner_of(kind)):
+        for texts, seeds, row in ((["<image>", TEXTS[0]], [3, 3], 0), ([TEXTS[0], "<image>"], [3, 3], 1)):
+            with pytest.raises(ValueError, match=f"row {row} of the prompt has a picture and no text but special"):
+                llava(**builders.inputs(texts, seeds))
 
 
 @pytest.mark.parametrize(

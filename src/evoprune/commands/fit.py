@@ -53,6 +53,8 @@ def run(wanted: Wanted, *, as_json: bool) -> None:
     shown = watched(as_json)
     asked = fit_data.find_prompts(wanted.model, wanted.data, wanted.prompt, wanted.samples, wanted.seed)
     video = any(one.videos or one.film is not None for one in asked)
+    if wanted.frames is not None and not video:
+        raise UserError(f"--frames {wanted.frames} says how many frames of a video, but there is none: leave it out")
     model, processor = loading.load(wanted.model, [], place, kind, shown, video=video)
     facts = manifest(
         fitted_on=str(place), dtype=str(model.dtype).removeprefix("torch."), seed=wanted.seed,
@@ -102,7 +104,7 @@ def parse_shares(text: str) -> list[float]:
             raise UserError(f"--reduce {part} is no share between 0 and 1: give for example 0.4, or 0.4,0.5")
     if not shares:
         raise UserError("--reduce is empty: give the share of the visual tokens' FLOPs to take away, such as 0.4")
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def cost(wanted: Wanted, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from ..recipes import Identity
 from .decide import decide, spared
 from .replay import Replay
 from .run import runs, scheme
-from .search import Budget, Found, bisect
+from .search import TOLERANCE, Budget, Found, bisect
 
 
 def sums_of(attention: Tensor, values: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
@@ -41,7 +41,8 @@ def one_decision(inputs: Mapping[str, Tensor], cross: Tensor, within: Tensor, al
 def whole_fit(inputs: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the keys of a ``fit_*`` case: references, a few tolerances by themselves, the search and what it prints.
 
-    Which tolerances were tried by themselves is no input of the recorded cases; `alphas` may say so.
+    Which tolerances were tried by themselves is no input of the recorded cases. `alphas`, among the inputs or the
+    hyper-parameters, may say so; without it they are those of the recorded cases, and only the search is by the inputs.
     """
     model = _language_model(inputs, values)
     start, tokens = int(values["sys_length"]), int(values["visual_tokens"])
@@ -59,7 +60,7 @@ def whole_fit(inputs: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[s
         counts, reduce = runs(replay, samples), float(values["reduction_ratio"])
         alphas = _alphas(inputs, values, len(samples))
         tried = [budget.stopped(alpha, counts(alpha), reduce) for alpha in alphas]
-        search = bisect(counts, budget, reduce)
+        search = bisect(counts, budget, reduce, float(values.get("search_tolerance", TOLERANCE)))
     references = torch.tensor([[layer[0] for layer in sample.totals] for sample in samples], dtype=torch.float64)
     return {
         "ref_cross": references[..., 0],
@@ -90,6 +91,13 @@ def _alphas(inputs: Mapping[str, Tensor], values: Mapping[str, Any], samples: in
     return [0.1, 0.2, 0.3] if samples > 2 else [0.2, 0.4]  # those of the recorded cases
 
 
+def _shared_heads(inputs: Mapping[str, Tensor], values: Mapping[str, Any]) -> int:
+    """Return the key heads that the stored weights have."""
+    width = int(values["hidden"]) // int(values["heads"])
+    keys = next(value for name, value in inputs.items() if name.endswith("self_attn.k_proj.weight"))
+    return keys.shape[0] // width
+
+
 def _language_model(inputs: Mapping[str, Tensor], values: Mapping[str, Any]) -> nn.Module:
     """Return a LLaMA with the stored weights, which have neither embeddings nor a final norm."""
     from transformers import LlamaConfig, LlamaModel
@@ -98,7 +106,7 @@ def _language_model(inputs: Mapping[str, Tensor], values: Mapping[str, Any]) -> 
     config = LlamaConfig(
         vocab_size=8, hidden_size=int(values["hidden"]), intermediate_size=int(values["intermediate"]),
         num_hidden_layers=int(values["layers"]), num_attention_heads=int(values["heads"]),
-        num_key_value_heads=int(values.get("key_value_heads", values["heads"])), rms_norm_eps=float(values["rms_eps"]),
+        num_key_value_heads=_shared_heads(inputs, values), rms_norm_eps=float(values["rms_eps"]),
         rope_parameters=base, pad_token_id=0,
     )  # fmt: skip
     model = LlamaModel._from_config(config, attn_implementation="sdpa")

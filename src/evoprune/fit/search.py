@@ -68,10 +68,13 @@ class Budget:
         return Found(alpha, False, left, 1.0 - spent / self.origin)
 
 
-def bisect(counts: Counts, budget: Budget, reduce: float) -> list[Found]:
-    """Return what the official search visits, in its order; the last one need not have reached the budget."""
+def bisect(counts: Counts, budget: Budget, reduce: float, tolerance: float = TOLERANCE) -> list[Found]:
+    """Return what the official search visits, in its order, until the interval is no wider than `tolerance`.
+
+    The last one need not have reached the budget.
+    """
     low, high, visited = 0.0, 1.0, []
-    while high - low > TOLERANCE:
+    while high - low > tolerance:
         middle = (low + high) / 2
         visited.append(budget.stopped(middle, counts(middle), reduce))
         low, high = (low, middle) if visited[-1].reached else (middle, high)

@@ -1,6 +1,6 @@
 """The decoder stage: visual tokens go inside the language model, in the prefill; each layer's cache keeps what it saw.
 
-Hooks alone: the layers that drop (`drop_layer`), a pre-hook on every layer behind the first of them, which gives it the
+Hooks: on the layers that drop (`drop_layer`), a pre-hook on every layer behind the first of them, which gives it the
 positions and the mask of what is left, and two on the language model, which begin and end a pass. What leaves the
 language model has the length of its prompt again, so that losses and `logits_to_keep` mean what they meant.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..pruners import DecoderPruner
 from ..recipes import identify
-from .base import Family
+from .base import Family, UnsupportedModel
 from .decoder_at import At
 from .decoder_cache import Memory, check_cache, memory_of
 from .decoder_layout import Span, starting
@@ -42,15 +42,37 @@ class Decoder:
                 f"{pruner.name} drops tokens inside the language model, whose attention backend {self.backend!r} has "
                 "masks that cannot be cut: load the model with attn_implementation='sdpa'"
             )
+        if "flash" in self.backend and _slides(config):
+            raise ValueError(
+                f"{pruner.name} drops tokens inside the language model, and {self.backend!r} would count its sliding "
+                "window in the tokens that are left: load the model with attn_implementation='sdpa'"
+            )
+        if "hidden" in pruner.needs and not hasattr(self.model, "norm"):
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} has no final norm, which {pruner.name} compares tokens behind: choose "
+                "another method"
+            )
         pruner.check_model(identify(family.base.config))
-        leaves = (10**6, *pruner.leaves(10**6, len(self.layers)))  # so many that no rounding hides a layer
-        self.dropping = [i for i in range(len(self.layers)) if leaves[i + 1] < leaves[i]]
+        self.dropping = self._dropping()
         self.facts: Facts | None = None  # of the call in progress
         self.repeat = 1  # beams: rows of the call for each row of the prompt
         self.run: Pass | None = None
         self.left: tuple[tuple[int, ...], ...] = ()  # of the last prefill: what leaves each layer of each block
         if self.dropping:
             self._install(stack)
+
+    def _dropping(self) -> list[int]:
+        """Return the layers that may drop; ValueError where no picture's counts would do."""
+        pruner = self.pruner
+        if type(pruner.keep) is int and pruner.counted and pruner.keep < pruner.minimum:
+            raise ValueError(
+                f"keep={pruner.keep} is less than the {pruner.minimum} tokens that {pruner.name} with these settings "
+                "leaves at least: keep more, or choose another method"
+            )
+        many = 10**6  # so many that no rounding hides a layer
+        many = max(many, pruner.keep) if type(pruner.keep) is int else many
+        leaves = (many, *pruner.leaves(many, len(self.layers)))
+        return [i for i in range(len(self.layers)) if leaves[i + 1] < leaves[i]]
 
     def _install(self, stack: ExitStack) -> None:
         stack.callback(self.close)
@@ -91,6 +113,12 @@ class Decoder:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.run = None
+        now = str(self.model.config._attn_implementation or "eager")
+        if now != self.backend:
+            raise RuntimeError(
+                f"the attention implementation of the language model changed from {self.backend!r} to {now!r} after "
+                "the pruner was applied: call remove() on the handle and apply again"
+            )
         cache = kwargs.get("past_key_values")
         memory = memory_of(cache)
         if self.facts is None and memory is None:
@@ -170,7 +198,8 @@ class Decoder:
         if run.alive is None:
             return None
         # Each dropped place gets the state of the last token that is left before it: what follows is told from that.
-        hidden, places = output[0], torch.where(run.alive < 0, run.width, run.alive)
+        hidden = output[0]
+        places = torch.where(run.alive < 0, run.width, run.alive).to(hidden.device)
         order = torch.arange(places.shape[1], device=places.device).expand_as(places)
         nearest = places.new_full((run.batch, run.width + 1), -1).scatter(1, places, order)[:, : run.width]
         nearest = nearest.cummax(dim=1).values
@@ -211,3 +240,11 @@ class Decoder:
             return original(hidden, left, embeds[rank.gather(1, alive.clamp(min=0))[left].to(embeds.device)])
 
         return process
+
+
+def _slides(config: Any) -> bool:
+    """Whether any layer of a language model looks through a sliding window."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return any("sliding" in kind for kind in kinds)
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True) is not False

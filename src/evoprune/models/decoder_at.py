@@ -33,7 +33,7 @@ class At:
             return None
         keeps = run.drops[self.layer]
         drop = run.rows.drop(keeps)
-        states = self.decoder.model.norm(hidden) if "hidden" in pruner.needs else None
+        states = self.decoder.model.norm(hidden).to(hidden.device) if "hidden" in pruner.needs else None
         index = drop.index.to(hidden.device)
         for group in run.rows.groups(keeps):
             chosen = pruner.select(self.notes.view(group, run.rows, states), group.keep).to(hidden.device)

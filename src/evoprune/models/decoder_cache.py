@@ -72,7 +72,8 @@ class Memory:
     def after(before: Memory | None, seen: Mapping[int, Columns], total: int, ranked: bool) -> Memory:
         """Return what is known behind a pass; `seen` are the columns of layers that did not get all of it."""
         held = dict(before.held) if before is not None else {}
-        held |= {layer: Columns(one.values, total, one.padded) for layer, one in seen.items()}
+        ended = {id(one): Columns(one.values, total, one.padded) for one in seen.values()}  # one for layers alike
+        held |= {layer: ended[id(one)] for layer, one in seen.items()}
         return Memory(held, total, ranked)
 
     def checked(self, past: int, batch: int) -> Memory:
@@ -94,12 +95,13 @@ class Memory:
                 f"the cache held {rows} rows when tokens were dropped inside the language model, and {batch} are asked "
                 "for now: give the rows of the prompt, or whole copies of each"
             )
-        held = {
-            layer: Columns(one.values.repeat_interleave(batch // one.values.shape[0], 0), one.end, one.padded)
-            if one.values.shape[0] != batch
-            else one
-            for layer, one in self.held.items()
+        if batch == rows:
+            return self
+        wide = {
+            id(one): Columns(one.values.repeat_interleave(batch // rows, 0), one.end, one.padded)
+            for one in self.held.values()
         }
+        held = {layer: wide[id(one)] for layer, one in self.held.items()}
         return Memory(held, self.total, self.ranked)
 
     def keep_on(self, cache: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,6 +50,16 @@ class Sequences:
         for row, start, tokens in self.spans:
             text[row, start : start + tokens] = False
         return text
+
+    @property
+    def numbers(self) -> list[int]:
+        """For each span its number among those of its row."""
+        before: Counter[int] = Counter()
+        found = []
+        for span in self.spans:
+            found.append(before[span.row])
+            before[span.row] += 1
+        return found
 
     def groups(self, keeps: Sequence[int]) -> list[Group]:
         """Return the blocks that lose tokens, those of the same counts together."""

@@ -64,8 +64,12 @@ def arguments_of(
     same = device, id(run.alive), id(stored)
     everything = torch.arange(run.width, device=device).expand(run.batch, -1)
     places = everything if run.alive is None else run.alive.to(device)
-    earlier = Columns.first(run.batch, run.past) if stored is None else stored.upto(run.past)
     asking = torch.where(places < 0, -1, places + run.past)
+    earlier = run.once(
+        ("earlier", id(stored)),
+        lambda: Columns.first(run.batch, run.past) if stored is None else stored.upto(run.past),
+        stored,
+    )
     changed = dict(kwargs)
     if run.alive is not None:
         run.seen[layer] = run.once(("seen", *same), lambda: earlier.then(asking, run.rows.ragged), run.alive, stored)
@@ -92,7 +96,7 @@ def _mask(
 ) -> Tensor | None:
     total = run.real.shape[1]
     if isinstance(given, Tensor) and given.ndim == 4 and given.shape[2:] == (run.width, total):
-        return shortened(given, places, keys.values)
+        return shortened(given.to(hidden.device), places, keys.values)
     far = window is not None and total > window
     if not keys.padded and not far and run.plain and (places.shape[1] == 1 or not run.past):
         return None  # plainly causal

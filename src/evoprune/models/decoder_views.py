@@ -59,19 +59,20 @@ class Look:
         row = torch.tensor([span.row for span in spans], device=place)
         start = torch.tensor([span.start for span in spans], device=place)
         columns = start[:, None] + torch.arange(group.tokens, device=place)
-        number = torch.tensor([_number(rows, i) for i in group.members], device=place)
+        numbers = rows.numbers
+        number = torch.tensor([numbers[i] for i in group.members], device=place)
         values = {
             "attention": None if self.attention is None else self.attention[row].gather(1, columns),
             "cross": None if self.cross is None else self.cross[row].gather(1, columns),
             "within": None if self.within is None else self.within[row, number].gather(1, columns),
-            "hidden": None if hidden is None else _rows(hidden[row], columns),
-            "keys": None if self.keys is None else _rows(self.keys[row], columns),
+            "hidden": None if hidden is None else hidden[row[:, None], columns],
+            "keys": None if self.keys is None else self.keys[row[:, None], columns],
         }
         if hidden is not None or self.keys is not None:
             table, there = rows.behind(group.members)
             table, values["text_mask"] = table.to(place), there.to(place)
-            values["text_hidden"] = None if hidden is None else _rows(hidden[row], table)
-            values["text_keys"] = None if self.keys is None else _rows(self.keys[row], table)
+            values["text_hidden"] = None if hidden is None else hidden[row[:, None], table]
+            values["text_keys"] = None if self.keys is None else self.keys[row[:, None], table]
         return DecoderView(**values)
 
     def _device(self, hidden: Tensor | None) -> torch.device:
@@ -83,18 +84,9 @@ class Look:
         self.attention = self.cross = self.within = self.keys = None
 
 
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
-
-
-def _number(rows: Sequences, i: int) -> int:
-    """Return the number of block `i` among those of its row."""
-    return sum(span.row == rows.spans[i].row for span in rows.spans[:i])
-
-
 def _weights(rows: Sequences) -> Tensor:
     """Return float32 (B, 1 + most blocks of a row, W): the queries that are text, and the mean of each block's own."""
-    blocks = [_number(rows, i) for i in range(len(rows.spans))]
+    blocks = rows.numbers
     weights = torch.zeros(len(rows.pads), 2 + max(blocks, default=-1), rows.width)
     weights[:, 0] = rows.text
     for (row, start, tokens), number in zip(rows.spans, blocks, strict=True):

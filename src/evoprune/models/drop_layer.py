@@ -75,9 +75,7 @@ class DropLayer:
         if self.looks:
             hang(layer.self_attn, lambda base, name: LookTap(base, self.watcher), stack)
         if self.inside:
-            gemma = hasattr(layer, "pre_feedforward_layernorm")
-            norm = layer.pre_feedforward_layernorm if gemma else layer.post_attention_layernorm
-            last = layer.post_feedforward_layernorm if gemma else layer.mlp
+            norm, last = _mlp_of(layer)
             stack.callback(norm.register_forward_pre_hook(self.before_norm).remove)
             stack.callback(last.register_forward_hook(self.after_mlp).remove)
         # First of all hooks, so that transformers' capture of hidden states sees what goes on.
@@ -88,6 +86,7 @@ class DropLayer:
         self.residual = self.update = None
 
     def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self.reset()
         index = self.watcher.choose(args[0])
         if index is None:
             return None
@@ -113,3 +112,28 @@ class DropLayer:
         if taken is None:
             return None
         return (taken, *output[1:]) if isinstance(output, tuple) else taken
+
+
+def _mlp_of(layer: Any) -> tuple[nn.Module, nn.Module]:
+    """Return the norm before a layer's MLP, and the module whose output is added to the residual.
+
+    Raises
+    ------
+    UnsupportedModel
+        The layer adds its MLP otherwise: in parallel to its attention, scaled, or between other norms.
+    """
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+    names = (
+        ("pre_feedforward_layernorm", "post_feedforward_layernorm") if sandwich else ("post_attention_layernorm", "mlp")
+    )
+    missing = [name for name in names if not isinstance(getattr(layer, name, None), nn.Module)]
+    strange = () if sandwich else ("post_feedforward_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm")
+    odd = [name for name in strange if hasattr(layer, name)]
+    odd += ["residual_multiplier"] if getattr(layer, "residual_multiplier", 1.0) != 1.0 else []
+    if missing or odd:
+        found = f"no {' and no '.join(missing)}" if missing else " and ".join(odd)
+        raise UnsupportedModel(
+            f"a {type(layer).__name__} has {found}, and tokens cannot be dropped between its attention and its MLP: "
+            "choose a method that drops behind a layer, such as FastV, or one that acts before the language model"
+        )
+    return getattr(layer, names[0]), getattr(layer, names[1])

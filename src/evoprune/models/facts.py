@@ -74,10 +74,6 @@ class Facts:
             text[block.row, block.start : block.start + block.tokens] = False
         return text
 
-    def item_rows(self, modality: Modality) -> list[int]:
-        """Return the row of the prompt that each new item of the tower belongs to, in the tower's order."""
-        return [b.row for b in self.blocks if b.modality == modality and b.new for _ in range(b.items)]
-
 
 def facts_of(arguments: Mapping[str, Any], blocks: Sequence[Block], past: int) -> Facts | None:
     """Return the facts of a call's arguments as they run; None where it has neither ids nor embeddings.

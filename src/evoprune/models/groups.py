@@ -78,7 +78,7 @@ class Group:
     def _places(self) -> Tensor:
         place = self.standing()
         if self.chosen is not None:
-            place = place.gather(1, self.chosen)
+            place = place.gather(1, self.chosen.to(place.device))
         return self._in_raster(place)
 
     def _in_raster(self, place: Tensor) -> Tensor:
@@ -129,9 +129,9 @@ class Group:
         if self.chosen is not None:
             table = self.held
             if table is None:
-                rank = torch.arange(self.chosen.shape[1], device=standing.device).expand_as(self.chosen)
+                rank = torch.arange(self.chosen.shape[1], device=standing.device).expand(self.chosen.shape)
                 shape = len(self.items), self.budget.features
-                table = standing.new_full(shape, -1).scatter(1, self.chosen, rank)
+                table = standing.new_full(shape, -1).scatter(1, self.chosen.to(standing.device), rank)
             standing = table.gather(1, standing)
         leaving = self.leaving()
         if leaving is not None:

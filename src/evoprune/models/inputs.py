@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,12 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
         found += here
         visual += visual_tokens(given if given is not None else [one.segment for one in here])
     if is_visual is None or not found:
+        if plan.decoder is not None and not past and isinstance(arguments.get("inputs_embeds"), Tensor):
+            warnings.warn(
+                f"{plan.decoder.name} cannot tell which of the inputs_embeds are visual tokens, and drops none: give "
+                "input_ids and pixel_values",
+                stacklevel=2,
+            )
         arguments = _followed(family, arguments, past, earlier, generate)
         return Prompt(arguments, earlier=earlier, cache=cache, past=behind)
     partial = past > 0 and _width(arguments) < _mask_width(arguments)
@@ -109,6 +116,8 @@ def prepare(family: Family, plan: Plan, arguments: dict[str, Any], prefer_short:
         )
     found.sort(key=lambda one: (one.row, one.column))
     layout = _layout(family, arguments, is_visual, generate, found)
+    if past and not partial and earlier is not None:
+        _check_cached(layout, earlier)
     changed = _shortened(plan, arguments, layout, partial)
     return Prompt(changed, layout, earlier, tuple(visual), cache, segments, found, behind)
 
@@ -143,6 +152,16 @@ def _layout(family: Family, arguments: dict[str, Any], is_visual: Tensor, genera
     given = arguments.get("position_ids")
     layout.position_ids = given if isinstance(given, Tensor) and given.shape[-1] == width else None
     return layout
+
+
+def _check_cached(layout: Layout, earlier: Layout) -> None:
+    """Raise ValueError where the prompt's columns are not those that the cache was filled with."""
+    width = earlier.columns.shape[1]
+    if layout.columns.shape[1] < width or not torch.equal(layout.columns[:, :width], earlier.columns):
+        raise ValueError(
+            "the rows of this turn lose different numbers of visual tokens, so that they would stand elsewhere than in "
+            "the cache: generate the rows one by one, or without past_key_values"
+        )
 
 
 def _shortened(plan: Plan, arguments: dict[str, Any], layout: Layout, partial: bool) -> dict[str, Any]:

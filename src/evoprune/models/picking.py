@@ -108,10 +108,13 @@ def _view(
     if raster:
         scores = [score.gather(1, order) for score, order in zip(scores, raster, strict=False)]
         keys = [rows(key, order) for key, order in zip(keys, raster, strict=False)]
+    relevances, owners = [one for one, _ in asked], [one for _, one in asked]
+    shown = (scores, keys, cls, relevances, owners)
+    found = (_joined(values).to(features.device) if values else None for values in shown)
+    importance, key, state_of_cls, relevant, owner = found
     return FeatureView(
-        features=features, importance=_joined(scores) if scores else None, keys=_joined(keys) if keys else None,
-        cls=_joined(cls) if cls else None, relevance=_joined([one for one, _ in asked]) if asked else None,
-        owners=_joined([one for _, one in asked]) if asked else None, grid=groups[0].grid,
+        features=features, importance=importance, keys=key, cls=state_of_cls, relevance=relevant, owners=owner,
+        grid=groups[0].grid,
     )  # fmt: skip
 
 

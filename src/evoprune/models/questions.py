@@ -34,9 +34,17 @@ class Embeddings:
     def vectors(self, facts: Facts) -> Tensor:
         """Return float32 (B, C) of length 1; zeros for a row without text."""
         ids: Any = facts.ids
-        text = facts.text.to(ids.device) & ~torch.isin(ids, torch.tensor(self.special, device=ids.device))
+        text = self._text(facts).to(ids.device)
         states = self.embed(ids.masked_fill(~text, 0)).float()
         return unit((states * text[..., None].to(states.device)).sum(1))
+
+    def silent(self, facts: Facts) -> list[bool]:
+        """Return for each row whether it has no text."""
+        return (~self._text(facts).any(dim=1)).tolist()
+
+    def _text(self, facts: Facts) -> Tensor:
+        """Return bool (B, S) on the CPU."""
+        return facts.text & ~torch.isin(facts.ids.cpu(), torch.tensor(self.special))  # type: ignore[union-attr]
 
     def units(self, projected: Tensor, entered: Tensor | None) -> Tensor:
         """Return the units (G, N, C) that the vectors compare with."""
@@ -52,6 +60,10 @@ class Words:
     def vectors(self, facts: Facts) -> Tensor:
         """Return float32 (B, D), the mean of the unit vectors of each row's segments; zeros for a row without text."""
         return self.tower.questions(list(self.texts(facts)))
+
+    def silent(self, facts: Facts) -> list[bool]:
+        """Return for each row whether it has no text."""
+        return [not text for text in self.texts(facts)]
 
     def texts(self, facts: Facts) -> Iterator[str]:
         """Yield the words of each row without special and visual tokens; what stood apart is parted by a blank."""

@@ -45,7 +45,7 @@ class Asked:
         Raises
         ------
         ValueError
-            The tower was called without a prompt, or its text is not known.
+            The tower was called without a prompt, its text is not known, or a picture stands in a prompt without text.
         """
         if self.facts is None or self.facts.ids is None:
             missing = "called without a prompt" if self.facts is None else "given inputs_embeds without input_ids"
@@ -54,6 +54,13 @@ class Asked:
                 "forward of the model with input_ids, or use a method that does not read the question"
             )
         if self.vectors is None:
+            silent = self.reader.silent(self.facts)
+            row = next((block.row for block in self.facts.blocks if silent[block.row]), None)
+            if row is not None:
+                raise ValueError(
+                    f"row {row} of the prompt has a picture and no text but special tokens, and the pruner ranks "
+                    "tokens by the question: ask something, or use a method that does not read it"
+                )
             self.vectors = self.reader.vectors(self.facts)
         return self.facts, self.vectors
 

@@ -91,6 +91,10 @@ class Pruner:
         """
         from . import get  # the registry imports the methods, which import this module
 
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{values!r} is no description of a pruner: give a dict such as {{'method': 'evoprune', 'keep': 64}}"
+            )
         if "method" not in values:
             raise ValueError(f"{dict(values)} names no method: add for example 'method': 'evoprune'")
         method = get(values["method"])

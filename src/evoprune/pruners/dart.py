@@ -162,7 +162,7 @@ def _quotas(there: Tensor, picks: int) -> Tensor:
 
 
 def _norms(keys: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(keys, ord=1, dim=-1, dtype=torch.float32).nan_to_num()
+    return torch.linalg.vector_norm(keys.float(), ord=1, dim=-1).nan_to_num()
 
 
 def _cosines(some: Tensor, tokens: Tensor) -> Tensor:
@@ -189,8 +189,14 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     image, text = chosen_pivots(view, own, steering)
     places = torch.cat((image + start, text + behind_it), dim=1)[0].tolist()
     # The official order is that in which a Python set of these numbers is read.
-    order = inputs["pivot_order"].tolist() if "pivot_order" in inputs else list(set(places))
-    keep = min(tokens, official(_asked(hyper_parameters, tokens, own), own, steering))
+    given = inputs.get("pivot_order", hyper_parameters.get("pivot_order"))
+    order = list(set(places)) if given is None else [int(place) for place in given]
+    picks = hyper_parameters.get("per_pivot")
+    if picks is None:
+        keep = official(_asked(hyper_parameters, tokens, own), own, steering)
+    else:
+        keep = own + (own + steering) * int(picks)
+    keep = min(tokens, keep)
     (kept,) = least_duplicated(view, image, text, keep, [places.index(place) for place in order])
     return {
         "image_pivots": image[0] + start,
@@ -202,7 +208,7 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
 
 def _asked(hyper_parameters: Mapping[str, Any], tokens: int, image_pivots: int) -> int:
     """Return the count that a variant of the official code starts from."""
-    if "reduction_ratio" in hyper_parameters:
+    if hyper_parameters.get("reduction_ratio") is not None:
         return int(tokens * (1 - hyper_parameters["reduction_ratio"]))
     budget = int(hyper_parameters["budget"])
-    return min(budget, tokens - image_pivots) if hyper_parameters["variant"] == "llava_next" else budget
+    return min(budget, tokens - image_pivots) if hyper_parameters.get("variant") == "llava_next" else budget

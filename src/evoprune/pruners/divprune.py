@@ -56,7 +56,9 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     Without a count ``T`` it is ``threshold_ratio`` of the tokens, rounded half to even, as the official code has it.
     """
     features = inputs["x"][None]
-    keep = hyper_parameters.get("T", round(hyper_parameters.get("threshold_ratio", 1.0) * features.shape[1]))
+    keep = hyper_parameters.get("T")
+    if keep is None:
+        keep = round(hyper_parameters.get("threshold_ratio", 1.0) * features.shape[1])
     (selected,) = max_min_diversity(features, int(keep))
     (cosine,) = ops.cosines(features)
     return {"selected": selected, "kept": torch.sort(selected).values, "distance": 1.0 - cosine}

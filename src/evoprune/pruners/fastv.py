@@ -83,7 +83,7 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     """
     attention, hidden = inputs["attn"], inputs["hidden"]
     start, tokens = int(hyper_parameters["sys_length"]), int(hyper_parameters["image_token_length"])
-    keep = hyper_parameters.get("attention_rank")
+    keep = hyper_parameters.get("attention_rank", hyper_parameters.get("keep"))
     if keep is None:
         keep = round(tokens * (1 - hyper_parameters["fastv_r"]))
     kept = most_attended(attention[:1, :, -1, start : start + tokens].mean(1), int(keep))[0]

@@ -175,11 +175,11 @@ def _one_hot(sources: Tensor, tokens: Tensor) -> Tensor:
 
 def _attention(inputs: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
     x = inputs["attn_x"]
-    projected = nn.functional.linear(x, inputs["qkv_w"], inputs["qkv_b"])
+    projected = nn.functional.linear(x, inputs["qkv_w"], inputs.get("qkv_b"))
     query, key, value = projected.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     output, _ = ops.attend(query, key, value, key.shape[-1] ** -0.5, key_bias=inputs["attn_size"][..., 0].log())
     joined = output.transpose(1, 2).flatten(2)
     return {
-        "attn_out": nn.functional.linear(joined, inputs["proj_w"], inputs["proj_b"]),
+        "attn_out": nn.functional.linear(joined, inputs["proj_w"], inputs.get("proj_b")),
         "attn_metric": key.mean(dim=1),
     }

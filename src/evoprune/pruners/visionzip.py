@@ -160,7 +160,9 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     """Return what the official function returns, with CLS at place 0 of ``attn``, ``keys`` and ``hidden``."""
     attention, keys, hidden = inputs["attn"], inputs["keys"][:, 1:], inputs["hidden"]
     importance, patches = attention[:, :, 0, 1:].sum(1), hidden[:, 1:]
-    chosen = split(importance, int(hyper_parameters["dominant_without_cls"]), int(hyper_parameters["contextual"]))
+    dominant = hyper_parameters.get("dominant_without_cls")
+    dominant = int(hyper_parameters["user_dominant"]) - 1 if dominant is None else int(dominant)
+    chosen = split(importance, dominant, int(hyper_parameters["contextual"]))
     own = torch.cat((chosen.dominant, chosen.targets), dim=1)
     tokens, counts = merged(patches, keys, own, chosen.targets.shape[1])
     return {

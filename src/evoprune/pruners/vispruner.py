@@ -97,7 +97,7 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     score = inputs["siglip_attn"].mean((1, 2)) if received else inputs["cls_attn"].mean(1)
     important, diverse = important_and_diverse(
         inputs["features"], score, int(hyper_parameters["visual_token_num"]),
-        float(hyper_parameters["important_ratio"]), int(hyper_parameters.get("tokens_removed_per_round", 8)),
+        float(hyper_parameters.get("important_ratio", 0.5)), int(hyper_parameters.get("tokens_removed_per_round", 8)),
     )  # fmt: skip
     kept = torch.cat((important, diverse), dim=1).sort(dim=1).values
     mask = torch.zeros_like(score, dtype=torch.bool).scatter(1, kept, True)

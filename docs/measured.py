@@ -19,10 +19,10 @@ def _read(name: str) -> dict[str, Any] | None:
 
 
 def _made(facts: dict[str, Any]) -> str:
-    packages = facts["packages"]
+    packages, changed = facts["packages"], " with changes" if facts.get("changed") else ""
     return (
         f"{facts['device']}, {facts['threads']} thread, torch {packages['torch']}, transformers"
-        f" {packages['transformers']}, commit {str(facts['commit'])[:12]}"
+        f" {packages['transformers']}, commit {str(facts['commit'])[:12]}{changed}"
     )
 
 
@@ -194,6 +194,38 @@ def _clocked(title: str, data: dict[str, Any], cell: dict[str, Any]) -> list[str
     return lines
 
 
+def _rivals(data: dict[str, Any]) -> list[str]:
+    from rivals_report import seeds, summary
+
+    return [
+        f"**All methods on the embedded benchmark**, {data['scenes']} scenes, original positions: accuracy relative to"
+        " the unpruned model by the share of tokens kept; ▲ and ▼ where the paired 95 % interval against random at the"
+        " same share lies above or below 0. Methods inside the language model let all tokens into its first layers, so"
+        f" that equal shares are not equal costs. Random is the mean of {seeds(data)} seeds. Overall time is processor"
+        " time to the first token, to that of the unpruned model. Counts, intervals, and which methods cannot be told"
+        " apart: [docs/methods.md](docs/methods.md).",
+        "",
+        *summary(data),
+        "",
+        f"Measured with {_made(data['manifest'])}.",
+    ]
+
+
+def methods_page() -> dict[str, str]:
+    """The measured parts of docs/methods.md, by the name of their block."""
+    from rivals_report import selections, tables
+
+    found = {}
+    for name, (file, write) in {
+        "rivals": ("rivals.json", tables),
+        "selections": ("greedy.json", selections),
+    }.items():
+        data = _read(file)
+        made = [] if data is None else ["", f"Measured with {_made(data['manifest'])}."]
+        found[name] = "Not measured." if data is None else "\n".join([*write(data), *made])
+    return found
+
+
 def video_page() -> str:
     """The generated part of docs/embedded-video-model.md."""
     data = _read("tiny_video.json")
@@ -205,6 +237,7 @@ def block() -> str:
     parts = {
         "The embedded model": ("tiny_model.json", _model),
         "Accuracy on the embedded benchmark": ("choices.json", _choices),
+        "All methods on the embedded benchmark": ("rivals.json", _rivals),
         "The embedded video model": ("tiny_video.json", _video),
     }
     lines: list[str] = []

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 from measured import block as measured
-from measured import video_page
+from measured import methods_page, video_page
 
 from evoprune.commands.tables import markdown
 
 README = Path(__file__).parents[1] / "README.md"
 VIDEO = Path(__file__).with_name("embedded-video-model.md")
+METHODS = Path(__file__).with_name("methods.md")
 
 
 def updated(text: str, name: str, table: str) -> str:
@@ -30,3 +31,7 @@ if __name__ == "__main__":
     README.write_text(page, encoding="utf-8")
     text = VIDEO.read_text(encoding="utf-8")
     VIDEO.write_text(updated(text, "measured", video_page()), encoding="utf-8")
+    text = METHODS.read_text(encoding="utf-8")
+    for name, part in {**{name: markdown(name) for name in ("methods", "settings")}, **methods_page()}.items():
+        text = updated(text, name, part)
+    METHODS.write_text(text, encoding="utf-8")

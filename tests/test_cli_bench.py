@@ -134,6 +134,7 @@ def test_presets_are_listed() -> None:
         (("tiny", "--images", "one"), ("--images 'one' is no list of numbers",)),
         (("tiny", "--images", 1, "--frames", 2), ("either pictures or a video",)),
         (("tiny", "--frames", 2), ("is shown pictures here, no videos",)),
+        (("tiny", "--stages", "encoder", "--methods", "dart"), ("dart acts inside the language model",)),
         (("tiny", "--stages", "encode"), ("unknown --stages 'encode'", "did you mean 'encoder'?")),
         (("tiny", "--attention", "flash"), ("unknown --attention 'flash'",)),
         (("tiny", "--encoder-mode", "graph"), ("unknown --encoder-mode 'graph'",)),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from evoprune import ops
+from evoprune.ops.density import cosines_between
 
 
 def distinct(tokens, **settings):
@@ -34,6 +35,18 @@ def test_cosines(length):
     assert torch.allclose(ops.cosines(x), wanted, atol=1e-6)
     assert ops.cosines(x)[0, 3].abs().max() == 0
     assert torch.equal(ops.cosines(x), ops.cosines(x).transpose(1, 2))
+
+
+def test_cosines_between_are_those_of_all_pairs():
+    torch.manual_seed(1)
+    x = torch.randn(2, 12, 6)
+    x[0, 3] = 0
+    whole = ops.cosines(x)
+    assert torch.allclose(cosines_between(x, slice(0, None, 2), slice(1, None, 2)), whole[:, 0::2, 1::2], atol=1e-6)
+    first, second = torch.tensor([[0, 3], [5, 1]]), torch.tensor([[3, 7, 2], [4, 6, 8]])
+    for image in range(2):
+        wanted = whole[image][first[image]][:, second[image]]
+        assert torch.allclose(cosines_between(x, first, second)[image], wanted, atol=1e-6)
 
 
 def test_scale_of_the_tokens_does_not_matter():

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from ..pruners import Pruner
+from ..pruners.base import NOTHING
 from .terminal import emit, out
 
 STAGES = {
@@ -16,6 +18,25 @@ STAGES = {
     "feature": "between encoder and LLM",
     "decoder": "inside the LLM",
 }
+NEEDS = {
+    "encoder": {"importance": "attention received", "keys": "keys"},
+    "feature": {
+        "importance": "attention from CLS, or received",
+        "keys": "keys",
+        "cls": "CLS",
+        "projected": "projected features",
+        "relevance": "the question",
+    },
+    "decoder": {
+        "attention": "attention from the prompt's last token",
+        "sums": "attention from text and picture",
+        "hidden": "hidden states",
+        "keys": "keys",
+    },
+}
+"""What a method has to be shown beside the tokens, in words, by its stage and the names of its `needs`."""
+GIVEN = {"recipe": "a recipe of `evoprune fit`", "text_tower": "a text tower, or 'embeddings'"}
+"""Settings that have to be given, and what they are."""
 FAMILY_HEADINGS = (
     "family", "model_type", "towers", "stages", "image", "video", "tested with transformers", "for example",
 )  # fmt: skip
@@ -51,11 +72,19 @@ def method_rows() -> list[dict[str, Any]]:
             "class": one.__name__,
             "stage": one.stage,
             "summary": one.summary,
-            "source": one.source,
+            "needs": needs(one),
+            "paper": one.source,
             "settings": {f.name: f.default for f in fields(one) if f.default is not MISSING},
         }
         for name, one in METHODS.items()
     ]
+
+
+def needs(method: type[Pruner]) -> list[str]:
+    """Return what a method with default settings needs, in words; nothing where tokens and counts are enough."""
+    asked = getattr(method(keep=1.0), "needs", NOTHING)
+    shown = [words for name, words in NEEDS.get(method.stage, {}).items() if name in asked]
+    return shown + [words for name, words in GIVEN.items() if name in {field.name for field in fields(method)}]
 
 
 def models(*, as_json: bool) -> None:
@@ -87,10 +116,14 @@ def methods(*, as_json: bool) -> None:
     if as_json:
         emit({"methods": rows})
         return
-    cells = [(r["method"], STAGES[r["stage"]], r["summary"], r["source"]) for r in rows]
-    _print(("method", "acts", "what it does", "source"), cells)
+    cells = [(r["method"], STAGES[r["stage"]], r["summary"], _listed(r["needs"]), r["paper"]) for r in rows]
+    _print(("method", "acts", "what it does", "needs", "paper"), cells)
     out().print("\nSettings and their defaults, for --set:", style="bold")
     _print(("", ""), [(r["method"], "  ".join(f"{k}={v}" for k, v in r["settings"].items())) for r in rows])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return "; ".join(words) if words else "nothing more"
 
 
 def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -103,12 +136,17 @@ def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def markdown(kind: str) -> str:
-    """The table of ``"methods"`` or ``"models"`` for the README."""
+    """The table of ``"methods"`` and their ``"settings"``, or of ``"models"``, for README and docs."""
     if kind == "methods":
-        headings = ["Method", "Class", "Acts", "What it does", "Source"]
+        headings = ["Method", "Class", "Acts", "What it does", "Needs", "Paper"]
         rows = [
-            [f"`{r['method']}`", f"`{r['class']}`", STAGES[r["stage"]], r["summary"], r["source"]]
+            [f"`{r['method']}`", f"`{r['class']}`", STAGES[r["stage"]], r["summary"], _listed(r["needs"]), r["paper"]]
             for r in method_rows()
+        ]
+    elif kind == "settings":
+        headings = ["Method", "Settings"]
+        rows = [
+            [f"`{r['method']}`", ", ".join(f"`{k}={v!r}`" for k, v in r["settings"].items())] for r in method_rows()
         ]
     else:
         headings = [heading.capitalize() for heading in FAMILY_HEADINGS]

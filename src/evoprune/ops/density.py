@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .indexing import rows
+
 # 2 - 2 cos carries float32 rounding of a few 1e-7: below this, two vectors count as equal, so that a picture
 # of duplicates has no distances at all instead of noise divided by noise.
 RESOLUTION = 1e-6
@@ -22,19 +24,47 @@ def unit(tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def cosines(tokens: Tensor) -> Tensor:
     """Return the cosines (B, T, T) float32 of all pairs of tokens (B, T, C); 0 where a vector is zero."""
-    values = unit(tokens)
+    # On a CPU lengths are taken out of the products: unit vectors would be a copy of all tokens, which costs a fifth.
+    values = unit(tokens) if _whole(tokens) else tokens.float()
     with torch.autocast(tokens.device.type, enabled=False):
         gram = _gram(values)
-    # The lengths are 1 up to a few 1e-7. Their own error is taken out, as it would look like a distance
-    # between duplicates.
+    # Of unit vectors this takes out the error of their lengths, a few 1e-7: it would look like a distance between
+    # duplicates.
     squares = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(squares > 0, squares, 1.0).rsqrt()
-    return gram.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
+    return gram.mul_(scale.unsqueeze(-1) * scale.unsqueeze(-2))  # one factor a pair: symmetric to the last bit
+
+
+@torch.no_grad()
+def cosines_between(tokens: Tensor, first: Tensor | slice, second: Tensor | slice) -> Tensor:
+    """Return the cosines (B, n, m) float32 of tokens (B, T, C) at `first` (B, n) with those at `second` (B, m).
+
+    Slices are the same places in all images, which need no copy.
+    """
+    values = unit(tokens) if _whole(tokens) else tokens.float()
+    a, b = _at(values, first), _at(values, second)
+    with torch.autocast(tokens.device.type, enabled=False):
+        product = torch.bmm(a, b.transpose(1, 2))
+    if _whole(tokens):
+        return product
+    for one, dim in ((a, -1), (b, -2)):
+        norm = torch.linalg.vector_norm(one, dim=-1)
+        product.div_(torch.where(norm > 0, norm, 1.0).unsqueeze(dim))
+    return product
+
+
+def _at(values: Tensor, places: Tensor | slice) -> Tensor:
+    return values[:, places] if isinstance(places, slice) else rows(values, places)
+
+
+def _whole(tokens: Tensor) -> bool:
+    """Return whether products are taken of unit vectors, as one operation: not on a CPU."""
+    return tokens.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _gram(values: Tensor) -> Tensor:
     batch, length, _ = values.shape
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or length < _STRIPS:
+    if _whole(values) or length < _STRIPS:
         return torch.bmm(values, values.transpose(1, 2))
     # Half of a Gram matrix is the mirror of the other: on a CPU, in three strips, a third of the product is
     # saved.

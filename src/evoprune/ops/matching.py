@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from . import kernels
-from .density import check_neighbors, cosines, distinctiveness, unit
+from .density import check_neighbors, cosines, cosines_between, distinctiveness
 from .indexing import rows
 from .partition import PARTITIONS, Groups, Partition, membership, protected_count, split
 
@@ -176,9 +176,8 @@ def _scores(
     first, second = groups.first, groups.second
     barred = (groups.second_cost > groups.second_cost.amin(-1, keepdim=True)).unsqueeze(1)
     if diversity == 0:
-        features = unit(tokens)
-        score = torch.bmm(rows(features, first), rows(features, second).transpose(1, 2))
-        score = _similarity(score, similarity, barred)
+        halves = (slice(0, None, 2), slice(1, None, 2)) if groups.parity else (first, second)
+        score = _similarity(cosines_between(tokens, *halves), similarity, barred)
     else:
         cosine = cosines(tokens)
         score = rows(cosine, first).gather(2, second.unsqueeze(1).expand(-1, first.shape[1], -1))

@@ -14,12 +14,16 @@ NEVER = 1 << 20  # cost of a token that does not exist: above that of any token 
 
 
 class Groups(NamedTuple):
-    """Both groups as indices (B, na), (B, nb), ascending, and the cost of merging each (0: free)."""
+    """Both groups as indices (B, na), (B, nb), ascending, and the cost of merging each (0: free).
+
+    `parity` tells that they are all even and all odd places.
+    """
 
     first: Tensor
     second: Tensor
     first_cost: Tensor
     second_cost: Tensor
+    parity: bool = False
 
 
 def protected_count(tokens: int, merges: int, critical_ratio: float) -> int:
@@ -51,7 +55,7 @@ def split(
     if importance is None or (protected is None and protected_count(length, merges, critical_ratio) == 0):
         cost = torch.zeros((batch, length), dtype=torch.int64, device=device)
         if protected is None:
-            return Groups(index[:, 0::2], index[:, 1::2], cost[:, 0::2], cost[:, 1::2])
+            return Groups(index[:, 0::2], index[:, 1::2], cost[:, 0::2], cost[:, 1::2], True)
     else:
         cost = _costs(importance, merges, critical_ratio, protected, index)
     if protected is not None:
@@ -61,7 +65,7 @@ def split(
     elif protected is not None:
         outside = protected
     else:
-        return Groups(index[:, 0::2], index[:, 1::2], cost[:, 0::2], cost[:, 1::2])
+        return Groups(index[:, 0::2], index[:, 1::2], cost[:, 0::2], cost[:, 1::2], True)
     # Members to the front, in order; without padding their number is known, with it the rest of the list
     # never merges.
     members = torch.sort(torch.where(outside, index + length, index), dim=-1).values

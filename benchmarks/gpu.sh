@@ -4,6 +4,7 @@
 #
 #   benchmarks/gpu.sh                        result files go to benchmarks/results/bench
 #   OUT=folder benchmarks/gpu.sh             one file, folder/gpu.tar.gz, with results and logs (kept whole after each step)
+#   benchmarks/gpu.sh --rivals               a second call: whole models with every method that needs nothing more
 #   benchmarks/gpu.sh --dry-run              the steps and what time each may take
 #   benchmarks/gpu.sh --device cpu --tiny    every step with the embedded models, to try the script itself
 #
@@ -12,13 +13,14 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LIMIT=570
-DEVICE=cuda TINY="" DRY=""
+DEVICE=cuda TINY="" DRY="" STEPS=all_steps RUN=gpu_run.json
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) DRY=1 ;;
+    --rivals) STEPS=rival_steps RUN=gpu_rivals_run.json ;;
     --tiny) TINY=1 ;;
     --device) DEVICE=${2:?--device needs cuda or cpu}; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1: see $0 --help" >&2; exit 2 ;;
   esac
   shift
@@ -79,7 +81,7 @@ step() { # step NAME SECONDS COMMAND...
   fi
   printf '%s\t%s\t%s\t%s\n' "$name" "$SPENT" "$budget" "$outcome" >>"$WORK/steps.tsv"
   [ "$name$code" = facts1 ] || echo "[$(($(date +%s) - START)) s] $name: $outcome"
-  "$PYTHON" benchmarks/gpu_facts.py --steps "$WORK/steps.tsv" "$RESULTS/gpu_run.json"
+  "$PYTHON" benchmarks/gpu_facts.py --steps "$WORK/steps.tsv" "$RESULTS/$RUN"
   [ "$name$code" = facts1 ] || keep_results
   return $code
 }
@@ -105,13 +107,17 @@ bench() { # bench NAME SECONDS MODEL OPTIONS... (a step that runs evoprune bench
     --device "$DEVICE" --json "$RESULTS/gpu_$name.json"
 }
 
-all_steps() { # in order of importance; a function, so that the whole script is read before it runs
-  step facts 30 "$PYTHON" benchmarks/gpu_facts.py --device "$DEVICE" "$RESULTS/gpu_run.json"
+facts() { # of the machine; without them nothing else runs
+  step facts 30 "$PYTHON" benchmarks/gpu_facts.py --device "$DEVICE" "$RESULTS/$RUN"
   if [ $? -ne 0 ]; then
     last_words "$LOGS/facts.log" >&2
     rmdir --ignore-fail-on-non-empty "$TARGET"
     exit 1
   fi
+}
+
+all_steps() { # in order of importance; functions, so that the whole script is read before it runs
+  facts
   step kernels 90 "$PYTHON" -m pytest tests/ops tests/models/test_model_graphs.py tests/bench/test_measure.py -m gpu -p no:xdist --no-header
   bench video_encoder 110 llava-video-7b --stages encoder --frames 64 --keep 64,32,16 \
     --methods evoprune,tome,divprune --naive --repeats 10
@@ -128,7 +134,15 @@ all_steps() { # in order of importance; a function, so that the whole script is 
   bench image_compile 35 llava-1.5-7b --stages encoder --images 1 --keep 64 --methods evoprune --encoder-mode compile
 }
 
-all_steps
+rival_steps() { # from pixels to the first tokens, in one run with the native model
+  local before=evoprune,tome,fastervlm,vispruner,visionzip,divprune,idpruner,random inside=fastv,dart
+  facts
+  bench rivals_image 200 llava-1.5-7b --images 1 --keep 128,64,32 --methods $before,$inside --repeats 8
+  bench rivals_batch 150 llava-1.5-7b --images 1 --batch 16 --keep 64 --methods $before,$inside --repeats 4
+  bench rivals_video 150 llava-video-7b --frames 32 --keep 16 --methods $before,$inside --repeats 4
+}
+
+$STEPS
 if [ -n "$DRY" ]; then
   echo "all              $(printf '%4d' $TOTAL) s of $LIMIT s"
   [ "$TOTAL" -le "$LIMIT" ] || { echo "the steps may take longer than $LIMIT s" >&2; exit 1; }

@@ -198,13 +198,15 @@ def run(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(ROOT / "benchmarks" / "gpu.sh"), *words], capture_output=True, text=True, **more)
 
 
-def test_the_dry_run_lists_steps_that_fit_in_ten_minutes() -> None:
-    done = run("--dry-run")
+@pytest.mark.parametrize("words", [(), ("--rivals",)], ids=str)
+def test_the_dry_run_lists_steps_that_fit_in_ten_minutes(words: tuple[str, ...]) -> None:
+    done = run("--dry-run", *words)
     assert done.returncode == 0, done.stderr
     *steps, total = done.stdout.splitlines()
     budgets = [int(line.split()[1]) for line in steps]
     assert sum(budgets) == int(total.split()[1]) <= 570
-    assert [line.split()[0] for line in steps][:3] == ["facts", "kernels", "video_encoder"]
+    first = ["facts", "rivals_image", "rivals_batch"] if words else ["facts", "kernels", "video_encoder"]
+    assert [line.split()[0] for line in steps][:3] == first
 
 
 def test_every_step_of_the_dry_run_is_a_command_that_the_program_takes() -> None:
@@ -215,10 +217,11 @@ def test_every_step_of_the_dry_run_is_a_command_that_the_program_takes() -> None
 
     command = typer.main.get_command(app)
     bench = command.get_command(click.Context(command), "bench")  # type: ignore[attr-defined]
-    for words in ((), ("--device", "cpu", "--tiny")):
+    small = ("--device", "cpu", "--tiny")
+    for words, number in (((), 10), (small, 10), (("--rivals",), 3), (("--rivals", *small), 3)):
         called = [line.partition(" -m evoprune bench ")[2] for line in run("--dry-run", *words).stdout.splitlines()]
         lines = [line for line in called if line]
-        assert len(lines) == 10
+        assert len(lines) == number
         for line in lines:
             bench.make_context("bench", line.split())  # raises where an option is unknown
 

@@ -24,7 +24,7 @@ from .decoder_masks import NEVER
 from .decoder_pass import Pass, arguments_of, needs_no_mask
 from .drop_layer import DropLayer, layers_of, take_rows
 from .facts import Facts
-from .hooks import _keep_checkpointing
+from .hooks import keep_checkpointing
 from .undo import set_attribute
 
 
@@ -81,7 +81,7 @@ class Decoder:
             DropLayer(self.layers[i], At(self, i), inside=self.pruner.inside, looks=looks).install(stack)
         for i, layer in enumerate(self.layers):
             if i >= self.dropping[0]:
-                _keep_checkpointing(layer, stack)
+                keep_checkpointing(layer, stack)
                 stack.callback(layer.register_forward_pre_hook(self._before(i), with_kwargs=True).remove)
         stack.callback(self.model.register_forward_pre_hook(self.begin, with_kwargs=True).remove)
         stack.callback(self.model.register_forward_hook(self.end, with_kwargs=True).remove)

@@ -99,7 +99,7 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
             tower.tapped = True
         follows = i > first and type(family).block_arguments is not Family.block_arguments
         if merges or tap is not None or follows:
-            _keep_checkpointing(block, stack)
+            keep_checkpointing(block, stack)
             tower.stateful.append(block)
         if follows:
             _follow(family, state, block, stack)
@@ -126,7 +126,7 @@ def _follow(family: Family, state: TowerState, block: Any, stack: ExitStack) -> 
     stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
 
 
-def _keep_checkpointing(block: Any, stack: ExitStack) -> None:
+def keep_checkpointing(block: Any, stack: ExitStack) -> None:
     """Restore the block's own checkpointing flag as the other blocks have it, when the stack closes."""
     had = "gradient_checkpointing" in block.__dict__
     before = block.__dict__.get("gradient_checkpointing")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..pruners import DecoderPruner
 from ..recipes import identify
@@ -21,7 +21,8 @@ from .decoder_at import At
 from .decoder_cache import Memory, check_cache, memory_of
 from .decoder_layout import Span, starting
 from .decoder_masks import NEVER
-from .decoder_pass import Pass, arguments_of, needs_no_mask
+from .decoder_pass import Pass, arguments_of, deepstack, needs_no_mask
+from .decoder_prompt import known_columns, spans_of
 from .drop_layer import DropLayer, layers_of, take_rows
 from .facts import Facts
 from .hooks import keep_checkpointing
@@ -86,7 +87,8 @@ class Decoder:
         stack.callback(self.model.register_forward_pre_hook(self.begin, with_kwargs=True).remove)
         stack.callback(self.model.register_forward_hook(self.end, with_kwargs=True).remove)
         if hasattr(self.model, "_deepstack_process"):
-            set_attribute(self.model, "_deepstack_process", self._deepstack(self.model._deepstack_process), stack)
+            process = deepstack(self.model._deepstack_process, lambda: self.run)
+            set_attribute(self.model, "_deepstack_process", process, stack)
 
     def expect(self, facts: Facts | None) -> None:
         """Begin a call of the whole model, with what its prompt looks like."""
@@ -128,8 +130,9 @@ class Decoder:
         past = int(cache.get_seq_length()) if cache is not None else 0
         if memory is not None:
             memory = memory.checked(past, batch)
-        real = self._real(batch, past + width)
-        spans = self._spans(past, width)
+        self.repeat = 1 if self.facts is None else max(1, batch // self.facts.real.shape[0])
+        real = known_columns(self.facts, batch, past + width)
+        spans = spans_of(self.facts, batch, past, width, self.pruner.name)
         asked = real[:, past:].clone()
         if self.facts is not None:  # without a cache what was generated comes along, and has no part in the choice
             asked[:, max(0, self.facts.whole.shape[1] - past) :] = False
@@ -148,31 +151,6 @@ class Decoder:
             return None
         ranks = (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
         return args, {**kwargs, "position_ids": ranks.to(embeds.device)}
-
-    def _real(self, batch: int, total: int) -> Tensor:
-        """Return bool (B, total) on the CPU: which columns, cached and new, are no padding of the caller's."""
-        real = torch.ones(batch, total, dtype=torch.bool)
-        if self.facts is not None:
-            self.repeat = max(1, batch // self.facts.real.shape[0])
-            known = self.facts.whole.repeat_interleave(self.repeat, 0)[:, :total]
-            real[:, : known.shape[1]] = known
-        return real
-
-    def _spans(self, past: int, width: int) -> list[tuple[Span, int]]:
-        """Return where the visual tokens of this call stand, and how many tower items each block comes from."""
-        spans = []
-        for block in self.facts.blocks if self.facts is not None else ():
-            start = self.facts.past + block.start - past  # type: ignore[union-attr]
-            if start + block.tokens <= 0:
-                continue
-            if start < 0 or start + block.tokens > width:
-                raise ValueError(
-                    f"the {block.tokens} visual tokens of one {block.modality} come in two parts, and "
-                    f"{self.pruner.name} has to see them together: leave prefill_chunk_size out"
-                )
-            rows = range(block.row * self.repeat, (block.row + 1) * self.repeat)
-            spans += [(Span(row, start, block.tokens), block.items) for row in rows]
-        return sorted(spans)
 
     def _drops(self, spans: list[tuple[Span, int]]) -> dict[int, list[int]]:
         """Return for each layer that drops how many tokens each block keeps."""
@@ -226,20 +204,6 @@ class Decoder:
             return args, arguments_of(run, layer, stored, hidden, kwargs)
 
         return before
-
-    def _deepstack(self, original: Any) -> Any:
-        """Let features that enter between layers (Qwen3-VL) find the tokens that are left of theirs."""
-
-        def process(hidden: Tensor, visual: Tensor, embeds: Tensor) -> Tensor:
-            run = self.run
-            if run is None or run.alive is None:
-                return original(hidden, visual, embeds)
-            visual, alive = visual.to(hidden.device), run.alive.to(hidden.device)
-            rank = visual.flatten().cumsum(0).view(visual.shape) - 1
-            left = visual.gather(1, alive.clamp(min=0)) & (alive >= 0)
-            return original(hidden, left, embeds[rank.gather(1, alive.clamp(min=0))[left].to(embeds.device)])
-
-        return process
 
 
 def _slides(config: Any) -> bool:

@@ -122,3 +122,18 @@ def _taken(run: Pass, name: str, value: Tensor, places: Tensor) -> Tensor:
         return value.expand(*axes, run.batch, -1).gather(-1, index.expand(*axes, -1, -1))
     wide = value.expand(*value.shape[:-3], run.batch, -1, -1)
     return wide.gather(-2, index[..., None].expand(*wide.shape[:-2], -1, wide.shape[-1]))
+
+
+def deepstack(original: Callable[..., Tensor], current: Callable[[], Pass | None]) -> Callable[..., Tensor]:
+    """Let features that enter between layers (Qwen3-VL) find the tokens that are left of theirs."""
+
+    def process(hidden: Tensor, visual: Tensor, embeds: Tensor) -> Tensor:
+        run = current()
+        if run is None or run.alive is None:
+            return original(hidden, visual, embeds)
+        visual, alive = visual.to(hidden.device), run.alive.to(hidden.device)
+        rank = visual.flatten().cumsum(0).view(visual.shape) - 1
+        left = visual.gather(1, alive.clamp(min=0)) & (alive >= 0)
+        return original(hidden, left, embeds[rank.gather(1, alive.clamp(min=0))[left].to(embeds.device)])
+
+    return process

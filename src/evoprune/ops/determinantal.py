@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .selection import check_picks, first_true
+
 # Of a token that earlier picks explain wholly float32 leaves up to this share of its variance, as noise.
 EXHAUSTED = 1e-5
 
@@ -53,7 +55,9 @@ def greedy_map(
     it: with d what is left of each token and c its factors, the pick j of largest d gives
     ``e = (kernel_j - sum_u c_u[j] c_u) / sqrt(d_j)`` and ``d - e * e``. Of B images that costs B * keep^2 * N.
     """
-    _check(kernel, keep, weights, fill, protected)
+    if kernel.dim() != 3 or kernel.shape[1] != kernel.shape[2]:
+        raise ValueError(f"the kernel has shape {tuple(kernel.shape)}: give (B, N, N)")
+    check_picks("the kernel has", kernel, "(B, N, N)", keep, weights=weights, fill=fill, protected=protected)
     kernel = kernel.float()
     batch, length, _ = kernel.shape
     left = kernel.diagonal(dim1=1, dim2=2).clone()
@@ -67,7 +71,8 @@ def greedy_map(
     for step in range(keep):
         gain = torch.where(free & able & (left > least), left * value, float("-inf"))
         spent = gain.amax(-1, keepdim=True) == float("-inf")
-        pick = first_maximum(torch.where(spent, torch.where(free, reserve, float("-inf")), gain), places)
+        value_of = torch.where(spent, torch.where(free, reserve, float("-inf")), gain)
+        pick = first_true(value_of == value_of.amax(-1, keepdim=True), places)
         picks.append(pick)
         free = free & (places != pick[:, None])
         if step < keep - 1:
@@ -76,11 +81,6 @@ def greedy_map(
             factors[:, step] = torch.where(spent, 0.0, row * pivot.rsqrt())
             left = left - factors[:, step].square()
     return torch.stack(picks, dim=1)
-
-
-def first_maximum(values: Tensor, places: Tensor) -> Tensor:
-    """Return the index of the first maximum of (B, N), int64 (B,), the same on every device; `places` is 0 to N - 1."""
-    return torch.where(values == values.amax(-1, keepdim=True), places, len(places)).amin(-1)
 
 
 def _unexplained(row: Tensor, factors: Tensor, pick: Tensor) -> Tensor:
@@ -100,15 +100,3 @@ def _reserve(like: Tensor, fill: Tensor | None, protected: Tensor | None) -> Ten
     if protected is not None:
         rank = rank + protected * like.shape[1]
     return -rank.float()
-
-
-def _check(kernel: Tensor, keep: int, weights: Tensor | None, fill: Tensor | None, protected: Tensor | None) -> None:
-    if kernel.dim() != 3 or kernel.shape[1] != kernel.shape[2]:
-        raise ValueError(f"the kernel has shape {tuple(kernel.shape)}: give (B, N, N)")
-    if not 1 <= keep <= kernel.shape[1]:
-        raise ValueError(f"keep={keep} is outside 1..{kernel.shape[1]}, the tokens of an image: give a number of them")
-    for name, value in (("weights", weights), ("fill", fill), ("protected", protected)):
-        if value is not None and value.shape != kernel.shape[:2]:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}: give {tuple(kernel.shape[:2])}, one value a token"
-            )

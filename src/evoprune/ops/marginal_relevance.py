@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .density import cosines
-from .selection import top
+from .selection import check_picks, top
 
 _LEAST = -1e30  # finite: tokens of no importance stay above padding (twice that), and padding above what is picked
 
@@ -56,7 +56,9 @@ def maximal_marginal_relevance(
     -----
     Carbonell and Goldstein 1998, the selection of IDPruner. The cosines of all pairs are computed once.
     """
-    _check(features, importance, keep, parallel, protected)
+    check_picks("features have", features, "(B, N, C)", keep, importance=importance, protected=protected)
+    if parallel < 1:
+        raise ValueError(f"parallel={parallel} is below 1: give the number of tokens picked at a time")
     batch, length, _ = features.shape
     table = cosines(features).nan_to_num_(nan=0.0).view(-1, length)
     score = importance.float().nan_to_num(nan=_LEAST).clamp(min=_LEAST, max=-_LEAST)
@@ -74,19 +76,3 @@ def maximal_marginal_relevance(
         picked = picked.scatter(1, picks[-1], True)
         value = balance * score - (1.0 - balance) * closest
     return torch.cat(picks, dim=1)
-
-
-def _check(features: Tensor, importance: Tensor, keep: int, parallel: int, protected: Tensor | None) -> None:
-    if features.dim() != 3:
-        raise ValueError(f"features have shape {tuple(features.shape)}: give (B, N, C)")
-    if not 1 <= keep <= features.shape[1]:
-        raise ValueError(
-            f"keep={keep} is outside 1..{features.shape[1]}, the tokens of an image: give a number of them"
-        )
-    if parallel < 1:
-        raise ValueError(f"parallel={parallel} is below 1: give the number of tokens picked at a time")
-    for name, value in (("importance", importance), ("protected", protected)):
-        if value is not None and value.shape != features.shape[:2]:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}: give {tuple(features.shape[:2])}, one value a token"
-            )

@@ -45,7 +45,7 @@ def max_min_diversity(features: Tensor, keep: int, *, protected: Tensor | None =
     DivPrune (arXiv 2503.02175), section 3: the greedy solution of the max-min diversity problem. The products of all
     pairs are computed once; a step then reads one row of them.
     """
-    _check(features, keep, protected)
+    check_picks("features have", features, "(B, N, C)", keep, protected=protected)
     batch, length, _ = features.shape
     near = cosines(features).nan_to_num_(nan=0.0)
     near.masked_fill_(near > 1.0 - RESOLUTION, 1.0)
@@ -60,10 +60,10 @@ def max_min_diversity(features: Tensor, keep: int, *, protected: Tensor | None =
         near.masked_fill_(protected.unsqueeze(1) & (near < _PICKED), _PADDING)
     table, places = near.view(-1, length), torch.arange(length, device=features.device)
     offset = torch.arange(0, batch * length, length, device=features.device)
-    picks = [_first_minimum(closest, places)]
+    picks = [_nearest(closest, places)]
     closest = table.index_select(0, picks[0] + offset)
     for _ in range(keep - 1):
-        picks.append(_first_minimum(closest, places))
+        picks.append(_nearest(closest, places))
         closest = torch.maximum(closest, table.index_select(0, picks[-1] + offset))
     return torch.stack(picks, dim=1)
 
@@ -76,19 +76,23 @@ def top(scores: Tensor, keep: int) -> Tensor:
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :keep]
 
 
-def _first_minimum(values: Tensor, places: Tensor) -> Tensor:
-    """Return the index of the first minimum of (B, N), int64 (B,), the same on every device."""
-    return torch.where(values == values.amin(-1, keepdim=True), places, len(places)).amin(-1)
+def _nearest(values: Tensor, places: Tensor) -> Tensor:
+    """Return the index of the first minimum of (B, N), int64 (B,)."""
+    return first_true(values == values.amin(-1, keepdim=True), places)
 
 
-def _check(features: Tensor, keep: int, protected: Tensor | None) -> None:
-    if features.dim() != 3:
-        raise ValueError(f"features have shape {tuple(features.shape)}: give (B, N, C)")
-    if not 1 <= keep <= features.shape[1]:
-        raise ValueError(
-            f"keep={keep} is outside 1..{features.shape[1]}, the tokens of an image: give a number of them"
-        )
-    if protected is not None and protected.shape != features.shape[:2]:
-        raise ValueError(
-            f"protected has shape {tuple(protected.shape)}: give {tuple(features.shape[:2])}, one value a token"
-        )
+def first_true(there: Tensor, places: Tensor) -> Tensor:
+    """Return the index of the first True of bool (B, N), int64 (B,), on every device; `places` is 0 to N - 1."""
+    return torch.where(there, places, len(places)).amin(-1)
+
+
+def check_picks(name: str, value: Tensor, shape: str, keep: int, **scores: Tensor | None) -> None:
+    """Raise ValueError where a selection is given a tensor that is not (B, N, ...), too many picks, or odd scores."""
+    if value.dim() != 3:
+        raise ValueError(f"{name} shape {tuple(value.shape)}: give {shape}")
+    images = value.shape[:2]
+    if not 1 <= keep <= images[1]:
+        raise ValueError(f"keep={keep} is outside 1..{images[1]}, the tokens of an image: give a number of them")
+    for score, given in scores.items():
+        if given is not None and given.shape != images:
+            raise ValueError(f"{score} has shape {tuple(given.shape)}: give {tuple(images)}, one value a token")

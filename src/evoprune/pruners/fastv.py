@@ -83,9 +83,11 @@ def conformance(inputs: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any
     """
     attention, hidden = inputs["attn"], inputs["hidden"]
     start, tokens = int(hyper_parameters["sys_length"]), int(hyper_parameters["image_token_length"])
-    keep = hyper_parameters.get("attention_rank", hyper_parameters.get("keep"))
-    if keep is None:
+    keep = hyper_parameters.get("attention_rank")
+    if keep is None and hyper_parameters.get("fastv_r") is not None:
         keep = round(tokens * (1 - hyper_parameters["fastv_r"]))
+    elif keep is None:
+        keep = hyper_parameters["keep"]
     kept = most_attended(attention[:1, :, -1, start : start + tokens].mean(1), int(keep))[0]
     places = torch.arange(hidden.shape[1], device=kept.device)
     stays = torch.cat((places[:start], kept + start, places[start + tokens :]))

@@ -6,27 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from evoprune.cli import app
 from evoprune.commands import loading
 from evoprune.pruners import FitPrune
 from evoprune.recipe_files import read
-from evoprune.tiny import build
+from tests.test_cli import QUESTION, call, model, refused
 
-QUESTION = "What digit is red?"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained model of the embedded model's kind."""
-    torch.manual_seed(0)
-    words = build.tokenizer([QUESTION, "USER: ASSISTANT:", "yes no 0 1 2 3 4 5 6 7 8 9"])
-    folder = tmp_path_factory.mktemp("model")
-    build.save(build.model(words, depth=8), build.processor(words), folder)
-    return folder
+__all__ = ["model"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +26,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def fit(model: object, *arguments: object, reduce: object = 0.5, samples: int = 2) -> Result:
     return call("fit", model, "--reduce", reduce, "--samples", samples, "--device", "cpu", *arguments)
-
-
-def refused(result: Result, *words: str) -> None:
-    """One sentence on stderr that holds `words`, nothing on stdout, exit code 2."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def test_help() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from choices import BASELINES, HALF, KEEPS, LAYERS, SECOND, SECOND_ROUND, SEEDS, START, VARIATIONS, settings_of
 from evoprune import flops
+from evoprune.evaluate.statistics import Interval, paired
 from evoprune.tiny import benchmark, build
-from evoprune.tiny.benchmark import Comparison
 
 TOKENS = 196
 LAYERS_READ = 11  # of twelve: the last one feeds nothing
@@ -73,10 +73,10 @@ class Results:
         parts = [self.right(split, settings_of(changes, keep)) for changes in group]
         return None if any(part is None for part in parts) else np.mean(parts, axis=0)  # type: ignore[arg-type]
 
-    def compare(self, split: str, mine: np.ndarray, theirs: np.ndarray, relative: bool) -> Comparison:
+    def compare(self, split: str, mine: np.ndarray, theirs: np.ndarray, relative: bool) -> Interval:
         """Paired interval over scenes."""
         scenes = np.array([e.scene for e in self.examples[split]])
-        return benchmark.paired(mine, theirs, scenes, relative=relative)
+        return paired(mine, theirs, scenes, relative=relative)
 
 
 def _words(changes: dict[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _pooled(results: Results, split: str, group: list[dict[str, Any]]) -> np.nda
     return None if any(part is None for part in parts) else np.mean(parts, axis=0)  # type: ignore[arg-type]
 
 
-def _verdict(gap: Comparison) -> str:
+def _verdict(gap: Interval) -> str:
     if gap.low > 0:
         return "better"
     return "worse" if gap.high < 0 else "inside the interval"

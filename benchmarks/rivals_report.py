@@ -11,9 +11,9 @@ import numpy as np
 
 from evoprune.bench.columns import short
 from evoprune.bench.results import ratio
+from evoprune.evaluate.statistics import Interval, paired
 from evoprune.pruners import METHODS
 from evoprune.tiny import benchmark
-from evoprune.tiny.benchmark import Comparison
 from rivals import bits
 
 STAGES = {"pre-LLM": "pre_llm", "LLM": "prefill", "overall": "ttft"}
@@ -56,11 +56,11 @@ class Rivals:
             return None
         return np.mean([bits(cell) for cell in cells], axis=0)
 
-    def compare(self, mine: np.ndarray, theirs: np.ndarray, relative: bool) -> Comparison:
+    def compare(self, mine: np.ndarray, theirs: np.ndarray, relative: bool) -> Interval:
         """Paired interval over scenes."""
-        return benchmark.paired(mine, theirs, self.scenes, relative=relative)
+        return paired(mine, theirs, self.scenes, relative=relative)
 
-    def beside_random(self, method: str, keep: float) -> Comparison | None:
+    def beside_random(self, method: str, keep: float) -> Interval | None:
         """Accuracy of a method minus that of random at the same share."""
         mine, floor = self.right(method, keep), self.right("random", keep)
         return None if method == "random" or mine is None or floor is None else self.compare(mine, floor, False)

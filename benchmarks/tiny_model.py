@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ from rich.progress import Progress
 import evoprune
 from evoprune import tiny
 from evoprune.bench import manifest
+from evoprune.evaluate.statistics import paired
 from evoprune.tiny import benchmark, packed
 
 RESULTS = Path(__file__).parent / "results" / "tiny_model.json"
@@ -64,7 +66,7 @@ def main(
                     handle = stack.enter_context(evoprune.apply(model, evoprune.Random(**settings)))
                     result = packed.run(model, processor, "test", scenes=scenes, handle=handle, advance=advance)
             reference = reference or result  # the full run comes first
-            relative = benchmark.compare(result, reference)
+            relative = paired(result.right, reference.right, np.array([e.scene for e in asked]))
             found[name] = {
                 "accuracy": result.accuracy,
                 "relative": [relative.value, relative.low, relative.high],

@@ -24,9 +24,10 @@ from rich.progress import Progress
 
 import evoprune
 from evoprune.bench import manifest
+from evoprune.evaluate.statistics import paired
 from evoprune.pruners import Pruner
 from evoprune.tiny import video
-from evoprune.tiny.benchmark import Result, paired
+from evoprune.tiny.benchmark import Result
 from evoprune.tiny.pixels import Split
 from evoprune.tiny.video import benchmark, packed
 from evoprune.tiny.video.clips import FRAMES

@@ -90,7 +90,7 @@ def _ahead(data: dict[str, Any], name: str, run: dict[str, Any]) -> str:
     """EvoPrune's accuracy minus this method's on the same questions, share and positions, resampled by clip."""
     import numpy as np
 
-    from evoprune.tiny.benchmark import paired
+    from evoprune.evaluate.statistics import paired
 
     method = name.removeprefix("apply: ").split(",")[0]
     rival = data["runs"].get(name.replace(method, "evoprune", 1), {})

@@ -9,10 +9,12 @@ from measured import block as measured
 from measured import methods_page, video_page
 
 from evoprune.commands.tables import markdown
+from evoprune.evaluate.catalogue import markdown as benchmarks
 
 README = Path(__file__).parents[1] / "README.md"
 VIDEO = Path(__file__).with_name("embedded-video-model.md")
 METHODS = Path(__file__).with_name("methods.md")
+EVALUATION = Path(__file__).with_name("evaluation.md")
 
 
 def updated(text: str, name: str, table: str) -> str:
@@ -35,3 +37,5 @@ if __name__ == "__main__":
     for name, part in {**{name: markdown(name) for name in ("methods", "settings")}, **methods_page()}.items():
         text = updated(text, name, part)
     METHODS.write_text(text, encoding="utf-8")
+    text = EVALUATION.read_text(encoding="utf-8")
+    EVALUATION.write_text(updated(text, "benchmarks", benchmarks()), encoding="utf-8")

@@ -232,7 +232,8 @@ def test_cover_of_a_song_is_no_video(tmp_path: Path) -> None:
     with av.open(str(file), "w") as container, av.open(str(tmp_path / "cover.png")) as cover:
         sound = container.add_stream("flac", rate=8000, layout="mono")
         picture = container.add_stream_from_template(cover.streams.video[0])
-        picture.disposition = av.stream.Disposition.attached_pic
+        cover_of = av.stream.Disposition.attached_pic
+        picture.disposition = getattr(cover_of, "value", cover_of)  # PyAV 15 takes the number alone
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
         silence.sample_rate = 8000
         container.mux(sound.encode(silence))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import cli_measure
 from ._version import __version__
-from .commands.errors import UserError
+from .cli_words import Json, told
 
 app = typer.Typer(
     name="evoprune",
@@ -21,18 +20,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout instead of text.")]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn a user's mistake into one sentence and exit code 2; everything else keeps its traceback."""
-    try:
-        yield
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _version(asked: bool) -> None:
@@ -78,7 +65,7 @@ def demo(
       evoprune demo --video --output survivors.gif
       evoprune demo --json
     """
-    with _told():
+    with told():
         from .commands import demo as command
 
         command.run(output=output, keep=keep, runs=runs, as_json=json, video=video)
@@ -130,7 +117,7 @@ def ask(
       evoprune ask tiny --image scene.png --prompt "What digit is red?" --method random --keep 49 --set seed=3
       evoprune ask llava-hf/llava-onevision-qwen2-7b-ov-hf --video clip.mp4 --frames 64 --prompt "Who wins?" --keep 32
     """
-    with _told():
+    with told():
         from .commands import ask as command
         from .commands.settings import apply_options
 
@@ -150,108 +137,9 @@ def ask(
         )
 
 
-@app.command()
-def bench(
-    model: Annotated[
-        str | None, typer.Argument(help="A preset (--list), the folder of a model, or tiny, tiny-video.")
-    ] = None,
-    stages: Annotated[
-        str, typer.Option(help="all, or encoder: tower and projector alone, without a language model.")
-    ] = "all",
-    methods: Annotated[str, typer.Option(help="Of `evoprune methods`, with commas between.")] = "evoprune",
-    keep: Annotated[str, typer.Option(help="Tokens of each picture, tile or frame: 64,32 or 0.25.")] = "64",
-    images: Annotated[str | None, typer.Option(help="Pictures a prompt: 1 or 1,2.")] = None,
-    frames: Annotated[str | None, typer.Option(help="Frames of a prompt's video: 8 or 2,8,32.")] = None,
-    batch: Annotated[str, typer.Option(help="Prompts at once: 1 or 1,16.")] = "1",
-    repeats: Annotated[int, typer.Option(help="Timed rounds, in which every arm has a turn.")] = 5,
-    warmup: Annotated[
-        int | None,
-        typer.Option(help="Untimed rounds more than the two for FLOPs and memory.", show_default="2 on a GPU, else 0"),
-    ] = None,
-    decode_tokens: Annotated[int, typer.Option(help="Tokens generated behind the first one.")] = 8,
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, float16, bfloat16.", show_default="bfloat16 on a GPU, else float32"),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    attention: Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2, of all arms alike.")] = "sdpa",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of torch on the CPU.", show_default="torch's own")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 0,
-    naive: Annotated[bool, typer.Option("--naive", help="Methods inside the encoder on the plain path too.")] = False,
-    native_read: Annotated[
-        bool,
-        typer.Option(help="An arm without the layers nobody reads, where the model has some."),
-    ] = True,
-    encoder_mode: Annotated[str, typer.Option(help="eager, compile or cudagraph, of the pruned arms.")] = "eager",
-    encoder_batch: Annotated[
-        int | None, typer.Option(help="Pictures and frames encoded at a time.", show_default="all at once")
-    ] = None,
-    schedule: Annotated[str | None, typer.Option(help="As in `evoprune ask`.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the methods that have it.")
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A choice of the model's family: pool=average.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the result; - prints it instead of tables.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="File for the figures, a row a stage.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG, SVG or PDF: bars by stage; over frames if several.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--overwrite", help="Go on where --json FILE stopped, or begin anew.")
-    ] = True,
-    listed: Annotated[bool, typer.Option("--list", help="Show the presets and exit.")] = False,
-) -> None:
-    """Measure a model with and without pruners, stage by stage, all arms in turn in one run.
-
-    Presets are published architectures at real size with random weights: nothing is downloaded.
-
-    \b
-    Examples:
-      evoprune bench tiny --keep 48,24 --methods evoprune,random
-      evoprune bench llava-video-7b --stages encoder --frames 2 --keep 64,32,16 --json out.json
-      evoprune bench llava-1.5-7b --batch 1,16 --keep 128,64,32 --naive --json out.json --plot out.png
-      evoprune bench --list
-    """
-    with _told():
-        from .commands import bench as command
-        from .commands import bench_words as words
-        from .commands.settings import apply_options
-
-        if listed:
-            words.presets(as_json=str(json) == "-")
-            return
-        if model is None:
-            raise UserError(
-                "there is nothing to measure: give a preset (evoprune bench --list) or the folder of a model"
-            )
-        command.run(
-            words.Wanted(
-                model=model,
-                stages=stages,
-                methods=methods,
-                keep=keep,
-                schedule=schedule,
-                settings=settings or [],
-                images=images,
-                frames=frames,
-                batch=batch,
-                dtype=dtype,
-                device=device,
-                attention=attention,
-                repeats=repeats,
-                warmup=warmup,
-                decode_tokens=decode_tokens,
-                threads=threads,
-                seed=seed,
-                naive=naive,
-                native_read=native_read,
-                encoder_mode=encoder_mode,
-                options=apply_options(option or [], encoder_batch=encoder_batch),
-            ),
-            words.Outputs(json=json, csv=csv, plot=plot, overwrite=not resume),
-        )
+app.command()(cli_measure.bench)
+app.command("eval")(cli_measure.evaluate)
+app.command()(cli_measure.compare)
 
 
 @app.command()
@@ -296,7 +184,7 @@ def fit(
       evoprune fit llava-1.5-7b --reduce 0.5 --estimate
       evoprune ask tiny --image scene.png --prompt "What digit is red?" --method fitprune --keep 0.5
     """
-    with _told():
+    with told():
         from .commands import fit as command
 
         wanted = command.Wanted(
@@ -327,7 +215,7 @@ def doctor(json: Json = False) -> None:
       evoprune doctor
       evoprune doctor --json
     """
-    with _told():
+    with told():
         from .commands import doctor as command
 
         command.run(as_json=json)
@@ -342,7 +230,7 @@ def models(json: Json = False) -> None:
       evoprune models
       evoprune models --json
     """
-    with _told():
+    with told():
         from .commands import tables
 
         tables.models(as_json=json)
@@ -357,7 +245,7 @@ def methods(json: Json = False) -> None:
       evoprune methods
       evoprune methods --json
     """
-    with _told():
+    with told():
         from .commands import tables
 
         tables.methods(as_json=json)

@@ -47,8 +47,13 @@ def processor_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def manifest(**facts: Any) -> dict[str, Any]:
+def manifest(*extra: str, **facts: Any) -> dict[str, Any]:
     """Versions, device, commit and time of this run, with the caller's own `facts` (seeds, dtype, settings).
+
+    Parameters
+    ----------
+    extra
+        Further packages whose versions count.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def manifest(**facts: Any) -> dict[str, Any]:
     status = _git("status", "--porcelain", "--", ":/src")
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in (*_PACKAGES, *extra)},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "threads": torch.get_num_threads(),
         "commit": _git("rev-parse", "HEAD") or os.environ.get("EVOPRUNE_COMMIT"),

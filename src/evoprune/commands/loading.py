@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ from huggingface_hub.errors import StrictDataclassError
 from ..apply import apply
 from ..models import FAMILIES, find
 from ..pruners import Pruner
+from ..tiny.defaults import EMBEDDED as EMBEDDED
+from ..tiny.defaults import defaults as defaults
+from ..tiny.defaults import folder as embedded
 from .clips import check_takes_video
 from .errors import UserError, first_line, refused
 from .terminal import progress, quiet
 
 # What the loaders of transformers raise for files that are missing, broken, or of something else.
 BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, StrictDataclassError)
-EMBEDDED = {"tiny": "tiny", "tiny-video": "tiny.video"}  # name on the command line, and the package with `folder`
-# What methods with such a setting are given for an embedded model where the command line does not say.
-DEFAULTS = {"recipe": "recipes.json", "text_tower": "embeddings"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -78,7 +77,7 @@ def resolve(name: str) -> str:
     UserError
         A folder without a model, or neither a folder nor a possible hub id.
     """
-    path = _embedded(name) if name in EMBEDDED else Path(os.path.expanduser(name))
+    path = embedded(name) if name in EMBEDDED else Path(os.path.expanduser(name))
     # os.path, as a name that no file system takes (too long, an unknown ~user) makes pathlib raise.
     if os.path.isdir(path):
         if not os.path.isfile(path / "config.json"):
@@ -91,19 +90,6 @@ def resolve(name: str) -> str:
     if name.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(name):
         raise UserError(f"{name} does not exist: give the folder of a model, or a hub id")
     return name
-
-
-def defaults(name: str) -> dict[str, str]:
-    """Return the settings that an embedded model brings along for the methods that need them, none for others."""
-    if name not in EMBEDDED:
-        return {}
-    home = Path(str(import_module(f"evoprune.{EMBEDDED[name]}").__file__)).parent
-    return {**DEFAULTS, "recipe": str(home / DEFAULTS["recipe"])}
-
-
-def _embedded(name: str) -> Path:
-    package = import_module(f"evoprune.{EMBEDDED[name]}")
-    return package.folder()
 
 
 def skeleton(name: str, folder: str | None = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -55,11 +55,11 @@ def make_pruner(
     with refused(ValueError, TypeError):
         known = [field.name for field in fields(get(method))]
         values: dict[str, Any] = {"method": method, "keep": parse_keep(keep)}
-        values |= {**(defaults or {}), **_given(settings, values)}
+        values |= {**(defaults or {}), **given(settings, values)}
         if schedule is not None:
             if "schedule" not in known:
                 raise UserError(f"method {method!r} merges nothing inside the encoder: leave --schedule out")
-            values["schedule"] = _schedule(schedule)
+            values["schedule"] = schedule_of(schedule)
         return Pruner.from_dict(values)
 
 
@@ -71,7 +71,8 @@ def missing(method: str, settings: Sequence[str], defaults: Mapping[str, Any]) -
     return {name: value for name, value in defaults.items() if name in known - given}
 
 
-def _given(settings: Sequence[str], taken: Mapping[str, Any]) -> dict[str, Any]:
+def given(settings: Sequence[str], taken: Container[str]) -> dict[str, Any]:
+    """Return ``name=value`` texts as settings; UserError for what is none, or names one of `taken`."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
@@ -79,14 +80,20 @@ def _given(settings: Sequence[str], taken: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"--set {setting!r} is no setting: write name=value, for example --set positions=original")
         if name in taken:
             raise UserError(f"--set {setting!r} is given by --{name} already: leave it out")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        values[name] = value_of(text)
     return values
 
 
-def _schedule(text: str) -> str | tuple[int, ...]:
+def value_of(text: str) -> Any:
+    """Return what is JSON as such (a number, true, null, a list), and any other text as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def schedule_of(text: str) -> str | tuple[int, ...]:
+    """Return ``0,96,0`` as the counts themselves, and any other text as it is."""
     parts = text.strip().strip("[]()").replace(" ", ",").split(",")
     counts = [part for part in parts if part]
     if counts and all(part.lstrip("-").isdecimal() for part in counts):

@@ -22,6 +22,7 @@ from .arms import Arm
 from .records import Answer, Outcome, Question
 
 FORMAT = "evoprune.evaluation/1"
+LOCK, PART = ".lock", ".part-"  # what a killed run leaves, too
 
 
 class FolderError(ValueError):
@@ -60,10 +61,10 @@ class Folder:
         self.configuration = wanted
         if (self.path / "configuration.json").exists():
             self._compare(self._configuration(), wanted)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise FolderError(f"{self.path} exists and holds no results of an evaluation: choose another folder")
         self._acquire()
-        for rest in self.path.rglob(".part-*"):
+        for rest in self.path.rglob(f"{PART}*"):
             rest.unlink()
         if not (self.path / "configuration.json").exists():
             self._write("configuration.json", _pretty(wanted))
@@ -90,7 +91,7 @@ class Folder:
 
     def _acquire(self) -> None:
         self._tried(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        self._lock = self._tried(lambda: (self.path / ".lock").open("w"))
+        self._lock = self._tried(lambda: (self.path / LOCK).open("w"))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
         except OSError as error:
@@ -201,7 +202,7 @@ class Folder:
         if not self.writes:
             return
         path = self.path / name
-        part = path.with_name(f".part-{path.name}")
+        part = path.with_name(f"{PART}{path.name}")
 
         def put() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +227,10 @@ class Folder:
                 f"{self.path} cannot be written ({why}): finished cells are safe; "
                 f"{'free some space' if full else 'choose a folder that can be written'} and run the same command again"
             ) from error
+
+
+def _foreign(path: Path) -> bool:
+    return path.name != LOCK and not path.name.startswith(PART)
 
 
 def _pretty(value: Any) -> str:

@@ -26,7 +26,10 @@ class Runner(Protocol):
     """
 
     harness: str
-    main: bool
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is to write."""
 
     def configuration(self) -> dict[str, Any]:
         """Return the JSON values that decide the answers: model and revision, dtype, attention, prompts, limit."""

@@ -1,4 +1,4 @@
-"""The embedded benchmark: fixed dev and test questions, a batched runner, and paired intervals that resample scenes."""
+"""The embedded benchmark: fixed dev and test questions, and a batched runner."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ class Result:
         kinds = np.array([e.kind for e in self.examples])
         order = [kind for kind in dict.fromkeys((*questions.KINDS, *kinds.tolist())) if (kinds == kind).any()]
         return {kind: float(self.right[kinds == kind].mean()) for kind in order}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired comparison with another result on the same questions; `low` and `high` bound `value` at 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @lru_cache(maxsize=2 * SCENES)
@@ -165,70 +153,3 @@ def run(
         if advance is not None:
             advance(len(said))
     return Result(asked, tuple(said))
-
-
-def compare(
-    result: Result, reference: Result, *, relative: bool = True, resamples: int = 4000, seed: int = 0
-) -> Comparison:
-    """Accuracy of `result` against `reference` on the same questions; see `paired`.
-
-    Raises
-    ------
-    ValueError
-        If the two results do not hold the same questions.
-    """
-    if result.examples != reference.examples:
-        raise ValueError("the two results hold different questions, but a paired comparison needs the same ones")
-    numbers = np.array([e.scene for e in result.examples])
-    return paired(result.right, reference.right, numbers, relative=relative, resamples=resamples, seed=seed)
-
-
-def paired(
-    right: np.ndarray,
-    reference: np.ndarray,
-    scenes: np.ndarray,
-    *,
-    relative: bool = True,
-    resamples: int = 4000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two methods with a 95 % paired bootstrap interval that resamples whole scenes.
-
-    Questions about one scene stand or fall together, so scenes and not questions are drawn.
-
-    Parameters
-    ----------
-    right, reference
-        (n,) how right each answer is, 0 to 1 (a mean over seeds or budgets is allowed).
-    scenes
-        (n,) int, the scene of each question.
-    relative
-        The ratio of the two accuracies if True, their difference otherwise.
-    resamples, seed
-        Number of bootstrap resamples and the generator's seed.
-    """
-    from scipy.stats import bootstrap
-
-    total = np.bincount(scenes).astype(float)
-    mine, theirs = np.bincount(scenes, right), np.bincount(scenes, reference)
-
-    def statistic(a: np.ndarray, b: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
-        if relative:
-            return a.sum(axis) / b.sum(axis)
-        return (a.sum(axis) - b.sum(axis)) / n.sum(axis)
-
-    value = float(statistic(mine, theirs, total))
-    if np.array_equal(mine, theirs):
-        return Comparison(value, value, value)  # no spread: scipy would warn about a degenerate distribution
-    found = bootstrap(
-        (mine, theirs, total),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=500,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    interval = found.confidence_interval
-    return Comparison(value, float(interval.low), float(interval.high))

@@ -62,7 +62,7 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
         ) from error
     try:
         with av.open(str(file)) as container:
-            streams = [one for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
+            streams = [one for one in container.streams.video if not _disposition(one) & COVER]
             if not streams:
                 kinds = sorted({one.type for one in container.streams})
                 raise ValueError(
@@ -73,6 +73,11 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
     except av.FFmpegError as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ValueError(f"{file} is broken or no video that FFmpeg reads ({reason}): give another file") from error
+
+
+def _disposition(stream: Any) -> int:
+    found = getattr(stream, "disposition", 0)
+    return int(getattr(found, "value", found))  # an enum in PyAV 15, a number elsewhere
 
 
 def _table(container: Any, stream: Any) -> Table:

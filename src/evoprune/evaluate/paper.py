@@ -1,0 +1,160 @@
+"""A table of EvoPrune's paper from our results: our numbers, the paper's below them, and the differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import latency as times
+from . import paper_numbers as printed
+from .paper_cells import TABLES, Line, Table, cells, embedded, find, lines
+from .paper_values import AVERAGES, LATENCIES, SECONDS, SHARE, entry_of, ours, theirs
+
+__all__ = ["TABLES", "Rendered", "cells", "render"]
+
+MISSING = "not measured"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A table as text: `rows` under `headings`, then `notes`; `values` are the numbers of the rows, unrounded."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    values: tuple[dict[str, Any], ...]
+
+    def markdown(self) -> str:
+        """Return title, table and notes in Markdown."""
+        lines = [f"**{self.title}**", "", f"| {' | '.join(self.headings)} |", "|---" * len(self.headings) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in self.rows]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
+
+
+def render(
+    table: str, summary: Mapping[str, Any], latency: Mapping[str, Any] | None = None, *, model: str | None = None
+) -> Rendered:
+    """Return one of the paper's tables from a folder's summary and times.
+
+    Each arm has a line of ours and, where the paper has one, a line of the paper's and one of the differences (ours
+    minus theirs, in the units of the column). On an embedded model nothing is subtracted: another model on another
+    task is no repetition, and only the shares of time and accuracy are of the same kind.
+
+    Parameters
+    ----------
+    summary
+        Of `summary.summarise`.
+    latency
+        Of `latency.load`.
+    model
+        That was evaluated; None is what the summary's configuration says, or the paper's.
+
+    Raises
+    ------
+    ValueError
+        There is no such table.
+    """
+    one = find(table)
+    model = model or summary.get("configuration", {}).get("model")
+    task = embedded(model)
+    headings = _headings(one, task)
+    listed = lines(table, model if task else None)
+    full = ours(one, listed[0], summary, latency, task, None)
+    values: list[dict[str, Any]] = []
+    refused: list[str] = []
+    seen: set[str] = set()
+    for line in listed:
+        name = _name(line)
+        if name in seen:  # the other seeds of random
+            continue
+        seen.add(name)
+        entries = [entry_of(summary, task_name, line) for task_name in summary["tasks"]]
+        errors = [entry["error"] for entry in entries if entry and entry["error"]]
+        refused += [f"{name} was refused: {errors[0]}" for _ in errors[:1]]
+        mine = ours(one, line, summary, latency, task, full)
+        values.append({"arm": line.arm.name, "keep": line.arm.keep, "line": "ours", **mine})
+        paper = theirs(one, line.key)
+        if paper is not None and line.key is not None:
+            values.append({"arm": line.arm.name, "keep": line.key[1], "line": "paper", **paper})
+            if task is None:
+                gaps = {name: _minus(mine.get(name), paper.get(name)) for name in headings if name != SECONDS}
+                values.append({"arm": line.arm.name, "keep": None, "line": "difference", **gaps})
+    rows = tuple(_text(one, row, headings, task) for row in values)
+    notes = (*_notes(one, model, task, latency), *printed.NOTES[table], *refused)
+    return Rendered(one.title, ("arm", "kept", "line", *headings), rows, notes, tuple(values))
+
+
+def _name(line: Line) -> str:
+    return line.arm.name if line.arm.keep is None else f"{line.arm.name} {line.arm.keep}"
+
+
+def _headings(table: Table, task: str | None) -> tuple[str, ...]:
+    if table.name == "fig4":
+        rest: tuple[str, ...] = (SECONDS, SHARE, *LATENCIES, "mean", "mean of ratios")
+    else:
+        rest = (*LATENCIES, *AVERAGES)
+    return (*([] if task is None else [task]), *(column.name for column in table.columns), *rest)
+
+
+def _minus(mine: float | None, theirs: float | None) -> float | None:
+    return None if mine is None or theirs is None else mine - theirs
+
+
+def _text(table: Table, row: Mapping[str, Any], headings: Sequence[str], task: str | None) -> tuple[str, ...]:
+    line = row["line"]
+    cells = []
+    for name in headings:
+        value = row.get(name)
+        foreign = line == "ours" and task is not None and (name == "Acc." or name in _names(table))
+        if value is None:
+            cells.append(MISSING if line == "ours" and not foreign else "")
+        else:
+            cells.append(f"{value:{'+' if line == 'difference' else ''}.{_digits(name, table.name)}f}")
+    first = line == "ours"
+    kept = "" if row["keep"] is None else str(row["keep"])
+    return (row["arm"] if first else "", kept, line, *cells)
+
+
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def _digits(name: str, table: str) -> int:
+    """As many digits as the paper prints."""
+    if name == "MME":
+        return 0
+    return 3 if name == SECONDS else 2 if table == "fig4" or name in (*LATENCIES, SHARE) else 1
+
+
+def _notes(table: Table, model: str | None, task: str | None, latency: Mapping[str, Any] | None) -> list[str]:
+    """What has to be known to read the table: whose model, which clock, which base."""
+    found = []
+    if task is not None:
+        found.append(
+            f"Ours are of the embedded model {model} on {task}, the paper's of {table.model.rpartition('/')[2]} on its "
+            "benchmarks: they stand beside each other to show the form, and no difference is taken. Budgets are the "
+            f"same shares of the tokens (the paper's {'/'.join(map(str, table.budgets))} of "
+            f"{printed.SIZES[table.name]}), and so are the layers of first and last."
+        )
+    elif model is not None and model != table.model:
+        found.append(f"Measured on {model}; the paper's model is {table.model}: differences are of the method only if "
+                     "the two are the same.")  # fmt: skip
+    found.append(
+        "`mean` and `mean of ratios` of the paper's lines are computed from its printed entries. Latencies are shares "
+        "of the unpruned model's without the layers that nobody reads."
+    )
+    if latency is not None and latency["runs"]:
+        told = latency["configuration"]
+        clock = "processor time" if latency["runs"][0]["clock"] == "cpu_seconds" else "wall clock"
+        found.append(
+            f"Times: {told['machine']}, {clock}, medians of {told['repeats']} interleaved runs, {told['batch']} "
+            "prompts a call; the paper's are of one H20."
+        )
+        found += [
+            f"The model as shipped takes {share:.2f} of that before the LLM."
+            for share in [times.native(latency, "pre-LLM")]
+            if share is not None
+        ]
+    return found

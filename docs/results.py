@@ -14,10 +14,10 @@ from typing import Any
 
 from evoprune.evaluate.arms import FRAMES, FULL, Arm
 from evoprune.evaluate.folder import Folder
-from evoprune.evaluate.latency import load as times_of
-from evoprune.evaluate.latency import ratio
 from evoprune.evaluate.plot_style import group, styles
 from evoprune.evaluate.tables import LEGEND, markdown, task_tables
+from evoprune.evaluate.times import load as times_of
+from evoprune.evaluate.times import ratio
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ROOT / "benchmarks" / "results" / "eval"
@@ -272,7 +272,7 @@ def _times(result: Result) -> Iterator[str]:
     threads = f" on {told['threads']} thread" if told["threads"] else ""
     yield (
         f"Times: {told['machine']}, {clock}{threads}, medians of {told['repeats']} rounds in which all arms of a budget"
-        f" and the unpruned model take turns, {told['batch']} prompts a call."
+        f" and the unpruned model take turns, batch {told['batch']}."
     )
 
 

@@ -166,6 +166,8 @@ def test_blank_answers_are_counted_and_shown(tmp_path: Path, monkeypatch: pytest
         (("tiny", "--schedule", "skipp"), ("schedule",)),
         (("tiny", "--paper", "table9"), ("table9", "table1")),
         (("tiny", "--paper", "table1", "--keep", "64"), ("leave --keep out",)),
+        (("tiny", "--paper", "table1", "--tasks", "tiny_clips"), ("tiny_clips is not in table1",)),
+        (("--paper", "table2"), ("LLaVA-Video-7B-Qwen2 cannot be loaded as it is", "convert_llava_video.py")),
         (("tiny", "--base", "llava_hf"), ("--base is for lmms-eval",)),
         (("tiny", "--tasks", "tiny_clips", "--harness", "batched"), ("tiny_clips on tiny",)),
         (("nowhere/at/all", "--tasks", "tiny_scenes"), ("nowhere/at/all",)),

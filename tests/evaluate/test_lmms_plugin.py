@@ -212,3 +212,41 @@ def test_wrong_arguments_are_refused_before_a_model_is_built(arguments: str, sen
         case.build(arguments)
     with pytest.raises(ValueError, match="answers one question at a time, not 4"):
         case.build("pretrained=x", batch=4)
+
+
+LLAVA, QWEN = {"device": "cuda", "device_map": ""}, {"device": "cuda", "device_map": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("takes", "given", "processes", "gpu", "placed"),
+    [
+        (LLAVA, {}, 1, True, {"device_map": "cuda"}),
+        (LLAVA, {"device": "cuda:1"}, 1, True, {"device": "cuda:1", "device_map": "cuda:1"}),
+        (LLAVA, {"device_map": "auto"}, 1, True, {"device_map": "auto"}),
+        (LLAVA, {}, 2, True, {}),  # each process takes its own
+        (QWEN, {}, 1, True, {}),
+        (QWEN, {"device": "cpu"}, 1, True, {"device": "cpu", "device_map": "cpu"}),
+        (LLAVA, {}, 2, False, {"device": "cpu", "device_map": "cpu"}),
+        (QWEN, {}, 1, False, {"device": "cpu", "device_map": "cpu"}),
+        ({}, {}, 1, False, {}),
+    ],
+)
+def test_the_model_is_placed_where_transformers_takes_it(
+    takes: dict[str, str],
+    given: dict[str, str],
+    processes: int,
+    gpu: bool,
+    placed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    assert lmms_models._placed(takes, dict(given)) == placed
+
+
+def test_answers_that_are_missing_end_the_run(bare: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(bare), "generate_until", lambda self, requests: ["a"])
+    watch = Watch(bare).install(frees=False)
+    with pytest.raises(RuntimeError, match="LlavaHf gave 1 answers to 6 requests"):
+        case.evaluate(bare, folder)
+    watch.close()

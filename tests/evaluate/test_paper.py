@@ -13,7 +13,8 @@ from evoprune.evaluate.arms import FRAMES, FULL, SANITY, Arm
 from evoprune.evaluate.embedded import Embedded
 from evoprune.evaluate.folder import Folder
 from evoprune.evaluate.paper import render
-from evoprune.evaluate.paper_cells import TABLES, cells, lines
+from evoprune.evaluate.paper_cells import cells, lines
+from evoprune.evaluate.paper_tables import MVBENCH, RIVALS, SCHEDULES, TABLES
 from evoprune.evaluate.summary import summarise
 from evoprune.evaluate.sweep import sweep
 from evoprune.schedules import allocate
@@ -98,7 +99,7 @@ def test_table_one_is_six_methods_at_three_budgets_with_sanity_on_top() -> None:
     assert arms[0] == Arm(FULL)
     for keep in (128, 64, 32):
         at = [arm for arm in arms if arm.keep == keep]
-        assert [arm.method for arm in at[:6]] == list(paper_cells.RIVALS)
+        assert [arm.method for arm in at[:6]] == list(RIVALS)
         assert {arm.method for arm in at[6:]} == set(SANITY) and len(at) == 6 + 5
     assert len(arms) == 1 + 3 * 11 and not any(arm.method == FRAMES for arm in arms)
     assert len(lines("table1", sanity=False)) == 1 + 3 * 6
@@ -134,7 +135,7 @@ def test_video_tables_have_fewer_frames_and_the_ablations_their_labels() -> None
 
 def test_figure_four_is_six_schedules_at_three_budgets() -> None:
     found = [line for line in lines("fig4", sanity=False) if line.arm.method != FULL]
-    assert [line.key for line in found] == [(s, b) for b in (64, 32, 16) for s in paper_cells.SCHEDULES]
+    assert [line.key for line in found] == [(s, b) for b in (64, 32, 16) for s in SCHEDULES]
     assert all(line.arm.settings["schedule"] == line.key[0] for line in found if line.key)
     assert len({line.arm.slug for line in found}) == 18
 
@@ -169,7 +170,7 @@ def test_tasks_are_those_of_the_harness() -> None:
     tasks = list(dict.fromkeys(task for task, _ in cells("table1", sanity=False)))
     assert tasks == ["vqav2_val", "mme", "mmbench_en_dev_static", "mmbench_cn_dev_static", "mmvet"]
     video = list(dict.fromkeys(task for task, _ in cells("table2", sanity=False)))
-    assert len([task for task in video if task.startswith("mvbench_")]) == paper_cells.MVBENCH.subtasks
+    assert len([task for task in video if task.startswith("mvbench_")]) == MVBENCH.subtasks
     assert video[-2:] == ["longvideobench_val_v", "videomme"]
 
 
@@ -284,6 +285,36 @@ def test_an_embedded_model_stands_beside_the_paper_without_a_difference() -> Non
     place = found.headings.index("MVBench")
     assert all(cells[place] == "" for cells in found.rows if cells[2] == "ours")  # not a thing to be measured here
     assert [one["arm"] for one in found.values].count("random") == 1  # one row for its seeds
+
+
+def test_differences_within_our_interval_are_marked() -> None:
+    """Ours is 0.57 in 0.55 to 0.59, beside 56.0 of LongVideoBench; a metric that is no share has no interval."""
+
+    def arms(accuracy: list[float], **metrics: float) -> list[dict[str, Any]]:
+        return [entry(Arm(FULL), 0.5, metrics=metrics) | {"accuracy": accuracy}]
+
+    tasks = {
+        "longvideobench_val_v": arms([0.57, 0.55, 0.59], lvb_acc=0.57),
+        "videomme": arms([0.57, 0.5, 0.65], videomme_perception_score=61.0),
+    }
+    found = render("table3", summary(tasks))
+    assert row(found, FULL, None, "difference")["within"] == ["LongVideoBench"]
+    text = next(cells for cells in found.rows if cells[2] == "difference")
+    assert text[4:6] == ("+1.0 ~", "+1.3")
+    tasks["longvideobench_val_v"] = arms([0.57, 0.565, 0.59], lvb_acc=0.57)
+    assert row(render("table3", summary(tasks)), FULL, None, "difference")["within"] == []
+
+
+def test_what_weakens_a_table_is_said_below_it() -> None:
+    found = summary({"tiny_scenes": []}, "tiny")
+    found["configuration"]["limit"] = 100
+    found |= {"sanity": False, "missing": [{"task": "tiny_scenes", "keep": 74, "method": "random", "error": None}] * 2}
+    notes = render("table3", found).notes
+    assert "Only the first 100 questions of each task were asked." in notes
+    assert "No sanity baselines: random 74. What a method adds to them is not known." in notes
+    assert "Times: not measured (--latency)." in notes
+    whole = " ".join(render("table3", summary({"tiny_scenes": []}, "tiny") | {"sanity": True}).notes)
+    assert "Only the first" not in whole and "sanity" not in whole
 
 
 def test_another_model_of_the_user_is_named() -> None:

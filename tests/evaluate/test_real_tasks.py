@@ -169,7 +169,7 @@ CASES = [
         ["B", "The answer is (C).", "D"],
         [1, 1, 0],
         {"videomme_perception_score": 200 / 3},
-        ["Counting Problem"] * 3,
+        ["short: Counting Problem"] * 3,
         ["v", "v", "w"],
     ),
     Case(

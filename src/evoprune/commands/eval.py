@@ -39,10 +39,11 @@ def run(wanted: words.Wanted, outputs: words.Outputs) -> None:
         return
     shown = watched(outputs.json)
     quiet(shown=False)
+    wanted = words.of_paper(wanted)
     model, cells = words.planned(wanted)
     harness = words.harness(wanted, model, cells)
     path = outputs.folder or words.default_folder(wanted, model)
-    resolve(model)
+    _check_model(model, wanted)
     if harness == words.LMMS_EVAL:
         _quiet_harness()
         _check_data(cells, wanted.limit)
@@ -85,6 +86,16 @@ class Bars(Watcher):
 
     def end(self, task: str, arm: Arm, error: str | None) -> None:
         self.bars.advance(self.whole)
+
+
+def _check_model(model: str, wanted: words.Wanted) -> None:
+    """Refuse a model that is not there, and one of the paper's that cannot be loaded as it is."""
+    resolve(model)
+    if wanted.paper is not None and wanted.model is None:
+        from ..evaluate import paper
+
+        if hint := paper.find(wanted.paper).hint:
+            raise UserError(f"{model} cannot be loaded as it is: {hint}")
 
 
 def _quiet_harness() -> None:

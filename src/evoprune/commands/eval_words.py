@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..evaluate.arms import FRAMES, FULL, SANITY, Arm, arms
 from ..evaluate.embedded_tasks import MODELS, TASKS
 from ..pruners import METHODS
 from .errors import UserError, refused
+from .loading import EMBEDDED
 from .settings import given, parse_keep, schedule_of
 
 BATCHED, LMMS_EVAL = "batched", "lmms-eval"
@@ -84,7 +85,7 @@ def check(wanted: Wanted) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} is too small: give at least 1")
     if wanted.paper is not None:
-        for name in ("tasks", "methods", "keep", "schedule"):
+        for name in ("methods", "keep", "schedule"):
             if getattr(wanted, name) is not None:
                 raise UserError(f"--paper {wanted.paper} says itself which {name} it runs: leave --{name} out")
 
@@ -104,11 +105,23 @@ def planned(wanted: Wanted) -> tuple[str, Cells]:
 
             model = wanted.model or paper.find(wanted.paper).model
             settings = given(wanted.settings, ("method", "keep"))
-            return model, paper.cells(wanted.paper, wanted.model, settings=settings, sanity=wanted.sanity)
+            cells = paper.cells(wanted.paper, wanted.model, settings=settings, sanity=wanted.sanity)
+            return model, _some(wanted, cells)
         if wanted.model is None:
             raise UserError("there is no model to evaluate: give a folder, a hub id, tiny or tiny-video")
         tasks = _tasks(wanted)
         return wanted.model, [(task, arm) for task in tasks for arm in _arms(wanted, task)]
+
+
+def of_paper(wanted: Wanted) -> Wanted:
+    """Return what was asked for with the family's options and the frames of the paper's own model, unless given."""
+    from ..evaluate import paper
+
+    if wanted.paper is None or wanted.model in EMBEDDED:
+        return wanted
+    with refused(ValueError):
+        table = paper.find(wanted.paper)
+    return replace(wanted, options={**table.options, **wanted.options}, frames=wanted.frames or table.frames)
 
 
 def harness(wanted: Wanted, model: str, cells: Cells) -> str:
@@ -143,6 +156,16 @@ def _tasks(wanted: Wanted) -> list[str]:
     if not names:
         raise UserError("--tasks is missing: give for example mme,pope, or paper-images (docs/evaluation.md)")
     return list(names) if set(names) <= set(TASKS) else catalogue.resolve(names)
+
+
+def _some(wanted: Wanted, cells: Cells) -> Cells:
+    """Return the cells of those tasks of a paper's table that are asked for, all by default."""
+    if wanted.tasks is None:
+        return cells
+    asked, there = set(_tasks(wanted)), list(dict.fromkeys(task for task, _ in cells))
+    if odd := sorted(asked - set(there)):
+        raise UserError(f"--tasks {odd[0]} is not in {wanted.paper}: it has {', '.join(there)}")
+    return [(task, arm) for task, arm in cells if task in asked]
 
 
 def _arms(wanted: Wanted, task: str) -> list[Arm]:

@@ -158,7 +158,8 @@ class LmmsEval:
                 self._fewer(task, arm, stack)
             handle = self._applied(arm, stack)
             watch = Watch(self.lm, handle, advance=lambda n: advance(min(len(asked), n * processes)))
-            stack.callback(watch.install(frees=False).close)
+            stack.callback(watch.close)
+            watch.install(frees=False)
             results = self._evaluate(task)
         seen, seconds = watch.seen, time.perf_counter() - begin
         if results is None:  # another process has them

@@ -21,6 +21,8 @@ from .lmms_guard import check_pruned
 from .lmms_media import mend_media
 from .lmms_seen import Prefill, Seen, note
 
+NO_ANSWER = None  # the response cache, which takes blank ones back from its log, does not take this
+
 
 class Stop(BaseException):
     """Carries an error past a model class that catches every Exception."""
@@ -121,17 +123,21 @@ class Watch:
         before = copy.deepcopy(self.seen)
         try:
             # Copies: classes write defaults into the settings, and the response cache stores by what they then are.
-            answers = iter(original([_copied(request) for request in asked]) if asked else [])
+            answers = original([_copied(request) for request in asked]) if asked else []
+            if len(answers) != len(asked):
+                raise RuntimeError(
+                    f"{type(self.lm).__name__} gave {len(answers)} answers to {len(asked)} requests: take another base"
+                )
             if self.handle is not None and asked:
                 check_pruned(self.lm, self.handle.pruners, asked, self.seen.since(before))
         except Stop as stop:
             return self._failed(stop.error, len(requests))
         except Exception as error:
             return self._failed(error, len(requests))
+        self.seen.empty += sum(not _text(one).strip() for one in answers)
         # Padding only gives every process the same number of requests; its answers are thrown away.
-        found = ["" if self._padding(request) else next(answers) for request in requests]
-        self.seen.empty += sum(not _text(one).strip() for one in found) - (len(requests) - len(asked))
-        return found
+        left = iter(answers)
+        return [NO_ANSWER if self._padding(request) else next(left) for request in requests]
 
     def _padding(self, request: Any) -> bool:
         sharded = str(getattr(getattr(self.lm, "accelerator", None), "distributed_type", "")).upper()
@@ -144,7 +150,7 @@ class Watch:
             self.fail(error)
         # The other processes would wait for this one for ever: all raise together in `clean`, before any scoring.
         self.error = self.error or error
-        return [""] * requests
+        return [NO_ANSWER] * requests
 
     def _refuse(self, requests: Sequence[Any]) -> NoReturn:
         self.fail(

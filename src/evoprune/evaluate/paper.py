@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import latency as times
 from . import paper_numbers as printed
-from .paper_cells import TABLES, Line, Table, cells, embedded, find, lines
-from .paper_values import AVERAGES, LATENCIES, SECONDS, SHARE, entry_of, ours, theirs
+from .paper_cells import Line, cells, embedded, lines
+from .paper_notes import cautions, origins
+from .paper_tables import TABLES, Table, find
+from .paper_values import AVERAGES, LATENCIES, SECONDS, SHARE, entry_of, ours, theirs, within
 
-__all__ = ["TABLES", "Rendered", "cells", "render"]
+__all__ = ["TABLES", "Rendered", "cells", "find", "lines", "render"]
 
 MISSING = "not measured"
 
@@ -80,9 +81,12 @@ def render(
             values.append({"arm": line.arm.name, "keep": line.key[1], "line": "paper", **paper})
             if task is None:
                 gaps = {name: _minus(mine.get(name), paper.get(name)) for name in headings if name != SECONDS}
-                values.append({"arm": line.arm.name, "keep": None, "line": "difference", **gaps})
+                near = [
+                    name for name, gap in gaps.items() if gap is not None and _near(one, name, line, summary, paper)
+                ]
+                values.append({"arm": line.arm.name, "keep": None, "line": "difference", **gaps, "within": near})
     rows = tuple(_text(one, row, headings, task) for row in values)
-    notes = (*_notes(one, model, task, latency), *printed.NOTES[table], *refused)
+    notes = (*origins(one, model, task, latency), *cautions(one, task, summary), *printed.NOTES[table], *refused)
     return Rendered(one.title, ("arm", "kept", "line", *headings), rows, notes, tuple(values))
 
 
@@ -98,6 +102,11 @@ def _headings(table: Table, task: str | None) -> tuple[str, ...]:
     return (*([] if task is None else [task]), *(column.name for column in table.columns), *rest)
 
 
+def _near(table: Table, name: str, line: Line, summary: Mapping[str, Any], paper: Mapping[str, float | None]) -> bool:
+    column, value = next((one for one in table.columns if one.name == name), None), paper.get(name)
+    return column is not None and value is not None and within(summary, column, line, value)
+
+
 def _minus(mine: float | None, theirs: float | None) -> float | None:
     return None if mine is None or theirs is None else mine - theirs
 
@@ -111,7 +120,8 @@ def _text(table: Table, row: Mapping[str, Any], headings: Sequence[str], task: s
         if value is None:
             cells.append(MISSING if line == "ours" and not foreign else "")
         else:
-            cells.append(f"{value:{'+' if line == 'difference' else ''}.{_digits(name, table.name)}f}")
+            near = " ~" if name in row.get("within", ()) else ""
+            cells.append(f"{value:{'+' if line == 'difference' else ''}.{_digits(name, table.name)}f}{near}")
     first = line == "ours"
     kept = "" if row["keep"] is None else str(row["keep"])
     return (row["arm"] if first else "", kept, line, *cells)
@@ -126,35 +136,3 @@ def _digits(name: str, table: str) -> int:
     if name == "MME":
         return 0
     return 3 if name == SECONDS else 2 if table == "fig4" or name in (*LATENCIES, SHARE) else 1
-
-
-def _notes(table: Table, model: str | None, task: str | None, latency: Mapping[str, Any] | None) -> list[str]:
-    """What has to be known to read the table: whose model, which clock, which base."""
-    found = []
-    if task is not None:
-        found.append(
-            f"Ours are of the embedded model {model} on {task}, the paper's of {table.model.rpartition('/')[2]} on its "
-            "benchmarks: they stand beside each other to show the form, and no difference is taken. Budgets are the "
-            f"same shares of the tokens (the paper's {'/'.join(map(str, table.budgets))} of "
-            f"{printed.SIZES[table.name]}), and so are the layers of first and last."
-        )
-    elif model is not None and model != table.model:
-        found.append(f"Measured on {model}; the paper's model is {table.model}: differences are of the method only if "
-                     "the two are the same.")  # fmt: skip
-    found.append(
-        "`mean` and `mean of ratios` of the paper's lines are computed from its printed entries. Latencies are shares "
-        "of the unpruned model's without the layers that nobody reads."
-    )
-    if latency is not None and latency["runs"]:
-        told = latency["configuration"]
-        clock = "processor time" if latency["runs"][0]["clock"] == "cpu_seconds" else "wall clock"
-        found.append(
-            f"Times: {told['machine']}, {clock}, medians of {told['repeats']} interleaved runs, {told['batch']} "
-            "prompts a call; the paper's are of one H20."
-        )
-        found += [
-            f"The model as shipped takes {share:.2f} of that before the LLM."
-            for share in [times.native(latency, "pre-LLM")]
-            if share is not None
-        ]
-    return found

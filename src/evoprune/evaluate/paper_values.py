@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import latency as times
 from . import paper_numbers as printed
+from . import times
 from .arms import FULL, Arm
-from .paper_cells import Column, Line, Table
+from .paper_cells import Line
 from .paper_numbers import Key
+from .paper_tables import Column, Table
 
 LATENCIES = ("pre-LLM", "LLM", "overall")
 AVERAGES = ("Acc.", "Rel.", "mean", "mean of ratios")
 SECONDS, SHARE = "encoding, s", "encoding, of unpruned"
+SAME = 0.05  # points between a metric and the share of right answers that are rounding
 Values = dict[str, float | None]
 
 
@@ -80,6 +82,19 @@ def _benchmark(summary: Mapping[str, Any], column: Column, line: Line) -> float 
     found = [None if entry is None or entry["error"] else _score(entry, column) for entry in entries]
     known = [one for one in found if one is not None]
     return sum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def within(summary: Mapping[str, Any], column: Column, line: Line, value: float) -> bool:
+    """Whether the 95 % interval of our accuracy holds a number of the paper's.
+
+    Only where the harness's metric is the share of right answers, and the benchmark is one task.
+    """
+    entry = entry_of(summary, column.task, line) if column.subtasks == 1 and not column.kinds else None
+    mine = None if entry is None or entry["error"] else _score(entry, column)
+    if entry is None or mine is None or abs(mine - 100 * entry["accuracy"][0]) > SAME:
+        return False
+    _, low, high = entry["accuracy"]
+    return bool(100 * low <= value <= 100 * high)
 
 
 def _score(entry: Mapping[str, Any], column: Column) -> float | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .arms import Arm
-from .latency import ratio
 from .plot_style import FULL_NAME, SMALL, WIDTH, pyplot, ran, save, styles
+from .times import ratio
 
 
 def accuracy_by_time(

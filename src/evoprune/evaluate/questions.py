@@ -50,6 +50,8 @@ def kind(task: str, doc: Mapping[str, Any]) -> str:
         return task.removeprefix("mvbench_")
     column = _of(_KINDS, task)
     found = doc.get(column if column else "kind")
+    if task.startswith("videomme") and found and doc.get("duration"):
+        return f"{doc['duration']}: {found}"  # its results are told by length as well
     return ", ".join(map(str, found)) if isinstance(found, (list, tuple)) else _text(found)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TARGETS = (0.85, 0.95)  # test accuracy, and its share that random dropping of half the tokens should leave
 RESULTS = ROOT / "benchmarks" / "results"
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
+
+from results import COMMANDS, Result, load, made, overview  # noqa: E402
 
 
 def _read(name: str) -> dict[str, Any] | None:
@@ -194,36 +196,35 @@ def _clocked(title: str, data: dict[str, Any], cell: dict[str, Any]) -> list[str
     return lines
 
 
-def _rivals(data: dict[str, Any]) -> list[str]:
-    from rivals_report import seeds, summary
-
+def _everything(result: Result) -> list[str]:
+    """All methods beside each other on one embedded benchmark, from its folder of results."""
+    entry = result.summary["tasks"][result.task]
+    what = "embedded benchmark" if result.task == "tiny_scenes" else "embedded video benchmark"
     return [
-        f"**All methods on the embedded benchmark**, {data['scenes']} scenes, original positions: accuracy relative to"
-        " the unpruned model by the share of tokens kept; ▲ and ▼ where the paired 95 % interval against random at the"
-        " same share lies above or below 0. Methods inside the language model let all tokens into its first layers, so"
-        f" that equal shares are not equal costs. Random is the mean of {seeds(data)} seeds. Overall time is processor"
-        " time to the first token, to that of the unpruned model. Counts, intervals, and which methods cannot be told"
-        " apart: [docs/methods.md](docs/methods.md).",
+        f"**All methods on the {what}**, {entry['questions']} questions, original positions: accuracy relative to the"
+        " unpruned model by the share of tokens kept; ▲ and ▼ where the paired 95 % interval against random at the same"
+        " share lies above or below 0. Methods inside the language model let all tokens into its first layers, so that"
+        " equal shares are not equal costs. Random is the mean of 3 seeds. Overall time is to the first token, to that"
+        " of the unpruned model. Counts, intervals, ranks, pictures: [docs/results.md](docs/results.md).",
         "",
-        *summary(data),
+        *overview(result),
         "",
-        f"Measured with {_made(data['manifest'])}.",
+        made(result),
     ]
 
 
 def methods_page() -> dict[str, str]:
     """The measured parts of docs/methods.md, by the name of their block."""
-    from rivals_report import selections, tables
+    from greedy_report import selections
 
-    found = {}
-    for name, (file, write) in {
-        "rivals": ("rivals.json", tables),
-        "selections": ("greedy.json", selections),
-    }.items():
-        data = _read(file)
-        made = [] if data is None else ["", f"Measured with {_made(data['manifest'])}."]
-        found[name] = "Not measured." if data is None else "\n".join([*write(data), *made])
-    return found
+    found = load("tiny_scenes")
+    data = _read("greedy.json")
+    return {
+        "results": "Not measured." if found is None else "\n".join([*overview(found), "", made(found)]),
+        "selections": "Not measured."
+        if data is None
+        else "\n".join([*selections(data), "", f"Measured with {_made(data['manifest'])}."]),
+    }
 
 
 def video_page() -> str:
@@ -237,12 +238,15 @@ def block() -> str:
     parts = {
         "The embedded model": ("tiny_model.json", _model),
         "Accuracy on the embedded benchmark": ("choices.json", _choices),
-        "All methods on the embedded benchmark": ("rivals.json", _rivals),
         "The embedded video model": ("tiny_video.json", _video),
     }
     lines: list[str] = []
     for title, (name, write) in parts.items():
         data = _read(name)
         lines += [f"**{title}**: not measured."] if data is None else write(data)
+        lines.append("")
+    for task in COMMANDS:
+        found = load(task)
+        lines += [f"**All methods on {task}**: not measured."] if found is None else _everything(found)
         lines.append("")
     return "\n".join([*lines, *_speed()]).rstrip()

@@ -8,6 +8,7 @@ from pathlib import Path
 from measured import block as measured
 from measured import methods_page, video_page
 
+import results
 from evoprune.commands.tables import markdown
 from evoprune.evaluate.catalogue import markdown as benchmarks
 
@@ -26,6 +27,7 @@ def updated(text: str, name: str, table: str) -> str:
 
 
 if __name__ == "__main__":
+    results.write()
     page = README.read_text(encoding="utf-8")
     for name in ("methods", "models"):
         page = updated(page, name, markdown(name))

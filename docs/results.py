@@ -14,10 +14,10 @@ from typing import Any
 
 from evoprune.evaluate.arms import FRAMES, FULL, Arm
 from evoprune.evaluate.folder import Folder
-from evoprune.evaluate.plot_style import group, styles
+from evoprune.evaluate.latency.times import load as times_of
+from evoprune.evaluate.latency.times import ratio
+from evoprune.evaluate.plots.style import group, styles
 from evoprune.evaluate.tables import LEGEND, markdown, task_tables
-from evoprune.evaluate.times import load as times_of
-from evoprune.evaluate.times import ratio
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ROOT / "benchmarks" / "results" / "eval"
@@ -44,11 +44,12 @@ READING = """\
 
 {legend}
 
-▲ and ▼ mark accuracies whose paired 95 % interval against random at the same budget lies above or below 0. Methods
-inside the language model let all tokens into its first layers, so that equal budgets are not equal costs; `tokens` are
-those that enter it. Down-sampled pictures and pooled features leave the largest square that is no more than the budget.
-Times are to the first token, as shares of the unpruned model's without the layers that nobody reads; wall time of the
-sweep itself is no measure of speed."""
+▲ and ▼ mark accuracies whose paired 95 % interval against random at the same budget lies above or below 0: each for
+itself, while `q` and `rank` reckon with how many comparisons there are. Methods
+inside the language model let all tokens into its first layers, so that equal budgets are not equal costs: `tokens` has
+those that enter it, and the mean over its layers. Down-sampled pictures and pooled features leave the largest square
+that is no more than the budget. Times are to the first token, as shares of the unpruned model's without the layers that
+nobody reads; wall time of the sweep itself is no measure of speed."""
 
 
 @dataclass(frozen=True)
@@ -276,9 +277,14 @@ def _times(result: Result) -> Iterator[str]:
     )
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Write the page and its pictures."""
     PAGE.write_text(page(), encoding="utf-8")
     for name in COMMANDS:
         measured = load(name)
         if measured is not None:
             draw(measured)
+
+
+if __name__ == "__main__":
+    write()

@@ -62,7 +62,7 @@ def test_a_sweep_leaves_its_folder(folder: Path) -> None:
 
 
 def test_what_is_done_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evoprune.evaluate.embedded import Embedded
+    from evoprune.evaluate.embedded.runner import Embedded
 
     monkeypatch.setattr(Embedded, "run", lambda *_: pytest.fail("a finished cell runs again"))
     before = (folder / "summary.json").read_bytes()

@@ -76,7 +76,7 @@ def _imports(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("part", "never"),
     [
-        ("ops", {"transformers", "schedules", "flops", "pruners", "models", "apply", "bench", "tiny", "commands", "evaluate"}),
+        ("ops", {"transformers", "schedules", "flops", "pruners", "models", "apply", "bench", "tiny", "commands"}),
         ("schedules.py", {"torch", "transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
         ("flops.py", {"transformers", "pruners", "models", "apply", "tiny", "show", "commands"}),
         ("identity.py", {"torch", "transformers", "pruners", "models", "apply", "fit", "tiny", "show", "commands"}),

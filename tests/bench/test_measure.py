@@ -285,8 +285,6 @@ def test_a_mode_that_apply_does_not_know_is_refused_by_its_arm() -> None:
     assert live.error is not None and "fast" in live.error
 
 
-
-
 def test_attention_with_fewer_key_heads_is_counted() -> None:
     query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8)
     with counter() as found:

@@ -27,8 +27,8 @@ def sweep(*counts: int) -> dict[str, Any]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures as they are saved."""
     figures: list[Any] = []
-    save = plot._save
-    monkeypatch.setattr(plot, "_save", lambda p, figure, path: (figures.append(figure), save(p, figure, path)))
+    save = plot.save
+    monkeypatch.setattr(plot, "save", lambda p, figure, path: (figures.append(figure), save(p, figure, path)))
     return figures
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evoprune.evaluate import catalogue_index
+from evoprune.evaluate.catalogue import index as catalogue_index
 
 RED = Image.new("RGB", (16, 8), (200, 30, 30))
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from evoprune.evaluate import catalogue, catalogue_data, catalogue_hub, catalogue_index
+from evoprune.evaluate import catalogue
 from evoprune.evaluate.catalogue import BENCHMARKS, GROUPS, Benchmark, DataMissing, check_data, check_judges, resolve
+from evoprune.evaluate.catalogue import data as catalogue_data
+from evoprune.evaluate.catalogue import hub as catalogue_hub
+from evoprune.evaluate.catalogue import index as catalogue_index
 from tests.evaluate.local_tasks import RED, cache, write
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -378,7 +381,7 @@ def test_importing_the_catalogue_imports_no_extra() -> None:
     import subprocess
 
     code = (
-        "import sys; import evoprune.evaluate.catalogue, evoprune.evaluate.scores, evoprune.evaluate.tiny_data;"
+        "import sys; import evoprune.evaluate.catalogue.scores, evoprune.evaluate.embedded.data;"
         "print(sorted({'lmms_eval', 'datasets', 'scipy', 'pandas', 'av', 'matplotlib'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

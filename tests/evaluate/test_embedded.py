@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import evoprune
-from evoprune.evaluate import embedded_model
 from evoprune.evaluate.arms import FRAMES, FULL, Arm
-from evoprune.evaluate.embedded import Embedded
-from evoprune.evaluate.memo import TowerMemo
+from evoprune.evaluate.embedded import model as embedded_model
+from evoprune.evaluate.embedded.memo import TowerMemo
+from evoprune.evaluate.embedded.runner import Embedded
 from evoprune.evaluate.sweep import Refused
 from evoprune.tiny import benchmark as scenes
 from evoprune.tiny.video import benchmark as clips

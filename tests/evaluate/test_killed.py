@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evoprune.evaluate.arms import arms
-from evoprune.evaluate.embedded import Embedded
+from evoprune.evaluate.embedded.runner import Embedded
 from evoprune.evaluate.folder import Folder
 from evoprune.evaluate.sweep import Watcher, sweep
 from evoprune.tiny.benchmark import examples

@@ -13,7 +13,7 @@ from evoprune import tiny
 from evoprune.evaluate import latency
 from evoprune.evaluate.arms import FRAMES, FULL, Arm
 from evoprune.evaluate.folder import Folder, FolderError
-from evoprune.evaluate.latency_arms import shown
+from evoprune.evaluate.latency.arms import shown
 from evoprune.tiny import video
 
 QUICK = {"batch": 1, "repeats": 1, "picture": (112, 112)}

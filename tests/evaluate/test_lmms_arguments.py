@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("lmms_eval", reason="the extra 'eval' is not installed")
 
 from evoprune import EvoPrune, KeepFirst, Random
-from evoprune.evaluate.lmms_arguments import parameters_of, parse
-from evoprune.evaluate.lmms_cache import check_cache
+from evoprune.evaluate.lmms.arguments import parameters_of, parse
+from evoprune.evaluate.lmms.cache import check_cache
 from evoprune.tiny.defaults import defaults
 
 TAKES = ("pretrained", "device", "max_frames_num")

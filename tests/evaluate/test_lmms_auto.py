@@ -11,9 +11,9 @@ from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="the extra 'eval' is not installed")
 
-from evoprune.evaluate import lmms_prompts
-from evoprune.evaluate.lmms_auto import AutoModel
-from evoprune.evaluate.lmms_generation import settings, until
+from evoprune.evaluate.lmms import prompts as lmms_prompts
+from evoprune.evaluate.lmms.auto import AutoModel
+from evoprune.evaluate.lmms.generation import settings, until
 from tests.evaluate import lmms_case as case
 from tests.evaluate.lmms_case import Row
 from tests.families.case import Picture, Video

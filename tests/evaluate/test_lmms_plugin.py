@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("lmms_eval", reason="the extra 'eval' is not installed")
 pytest.importorskip("decord", reason="llava_hf of lmms-eval needs decord")
 
-from evoprune.evaluate import lmms_models
 from evoprune.evaluate.lmms import manifests
-from evoprune.evaluate.lmms_watch import Watch
+from evoprune.evaluate.lmms import models as lmms_models
+from evoprune.evaluate.lmms.watch import Watch
 from evoprune.pruners import UniformGrid
 from tests.evaluate import lmms_case as case
 from tests.evaluate.lmms_case import Row

@@ -24,7 +24,7 @@ import torch
 torch.set_num_threads(1)
 from evoprune.evaluate import catalogue
 from evoprune.evaluate.arms import Arm
-from evoprune.evaluate.lmms_runner import LmmsEval
+from evoprune.evaluate.lmms.runner import LmmsEval
 from evoprune.pruners import UniformGrid
 from tests.evaluate import lmms_case as case
 

@@ -14,10 +14,11 @@ pytest.importorskip("decord", reason="llava_hf of lmms-eval needs decord")
 
 import evoprune
 from evoprune import tiny
-from evoprune.evaluate import catalogue, embedded_tasks
+from evoprune.evaluate import catalogue
 from evoprune.evaluate.arms import Arm
-from evoprune.evaluate.lmms_quiet import WithoutBars
-from evoprune.evaluate.lmms_runner import LmmsEval
+from evoprune.evaluate.embedded import tasks as embedded_tasks
+from evoprune.evaluate.lmms.quiet import WithoutBars
+from evoprune.evaluate.lmms.runner import LmmsEval
 from evoprune.evaluate.records import Question
 from evoprune.evaluate.sweep import Refused
 from evoprune.pruners import UniformGrid

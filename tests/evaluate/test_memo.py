@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evoprune.apply import apply
-from evoprune.evaluate.memo import TowerMemo
+from evoprune.evaluate.embedded.memo import TowerMemo
 from evoprune.ops import kernels
 from evoprune.pruners import (
     CDPruner,

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from evoprune.evaluate import paper, paper_cells
-from evoprune.evaluate import paper_numbers as printed
+from evoprune.evaluate import paper
 from evoprune.evaluate.arms import FRAMES, FULL, SANITY, Arm
-from evoprune.evaluate.embedded import Embedded
+from evoprune.evaluate.embedded.runner import Embedded
 from evoprune.evaluate.folder import Folder
+from evoprune.evaluate.paper import cells as paper_cells
+from evoprune.evaluate.paper import numbers as printed
 from evoprune.evaluate.paper import render
-from evoprune.evaluate.paper_cells import cells, lines
-from evoprune.evaluate.paper_tables import MVBENCH, RIVALS, SCHEDULES, TABLES
+from evoprune.evaluate.paper.cells import cells, lines
+from evoprune.evaluate.paper.tables import MVBENCH, RIVALS, SCHEDULES, TABLES
 from evoprune.evaluate.summary import summarise
 from evoprune.evaluate.sweep import sweep
 from evoprune.schedules import allocate

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from evoprune.evaluate import plot_kinds, plot_time, plot_tokens, plots
+from evoprune.evaluate import plots
 from evoprune.evaluate.arms import FRAMES, FULL, Arm
-from evoprune.evaluate.plot_style import GROUPS, group, styles, tokens
+from evoprune.evaluate.plots import kinds as plot_kinds
+from evoprune.evaluate.plots import time as plot_time
+from evoprune.evaluate.plots import tokens as plot_tokens
+from evoprune.evaluate.plots.style import GROUPS, group, styles, tokens
 from evoprune.pruners import METHODS
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")

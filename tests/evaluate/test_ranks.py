@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evoprune.evaluate.ranks import ranks, shown
 from evoprune.evaluate.statistics import Pooled
+from evoprune.evaluate.statistics.ranks import ranks, shown
 
 pytest.importorskip("scipy", reason="statistics need the extra 'eval'")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evoprune.evaluate import scores
+from evoprune.evaluate.catalogue import scores
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is an extra")
 

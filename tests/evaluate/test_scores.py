@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evoprune.evaluate import scores
+from evoprune.evaluate.catalogue import scores
 
 RECORD = {
     "doc_id": 3,

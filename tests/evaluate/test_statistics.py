@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoprune.evaluate.paired_tests import corrected, mcnemar, sign_flip
-from evoprune.evaluate.resampling import checked, grouped
 from evoprune.evaluate.statistics import Interval, Pooled, paired
+from evoprune.evaluate.statistics.paired_tests import corrected, mcnemar, sign_flip
+from evoprune.evaluate.statistics.resampling import checked, grouped
 
 pytest.importorskip("scipy", reason="statistics need the extra 'eval'")
 

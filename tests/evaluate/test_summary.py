@@ -11,10 +11,10 @@ import pytest
 
 from evoprune.evaluate.arms import FULL, Arm
 from evoprune.evaluate.folder import Folder, FolderError
-from evoprune.evaluate.paired_tests import corrected
 from evoprune.evaluate.records import Answer, Outcome
-from evoprune.evaluate.rows import normalised
+from evoprune.evaluate.statistics.paired_tests import corrected
 from evoprune.evaluate.summary import relative_accuracies, rounded, summarise
+from evoprune.evaluate.summary.rows import normalised
 
 from .results_case import CONFIGURATION, SCORES, at, bits, build, outcome, question, small
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from evoprune.evaluate import tables
 from evoprune.evaluate.arms import FULL, Arm
 from evoprune.evaluate.summary import summarise
-from evoprune.evaluate.table_rows import NONE, Table, budget, interval
+from evoprune.evaluate.tables.rows import NONE, Table, budget, interval
 
 from .results_case import at, bits, build, small
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evoprune.evaluate import embedded_tasks, tiny_data
+from evoprune.evaluate.embedded import data as tiny_data
+from evoprune.evaluate.embedded import tasks as embedded_tasks
 from evoprune.tiny import benchmark as scenes
 from evoprune.tiny.video import benchmark as clips
 from tests.evaluate.local_tasks import cache

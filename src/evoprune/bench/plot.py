@@ -23,7 +23,7 @@ MARKERS = "osD^vP*X"
 WIDTH, BAR, FONT = 8.0, 0.3, 10  # inches and points: readable at the width of a README
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
     """matplotlib without a display; fixed salt and no date, so that equal results give equal files."""
     try:
         import matplotlib
@@ -41,14 +41,15 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _save(pyplot: Any, figure: Any, path: str | Path) -> None:
+def save(plt: Any, figure: Any, path: str | Path) -> None:
+    """Write a figure by the ending of `path`, and close it; ValueError for another ending than .svg, .png, .pdf."""
     path = Path(path)
     kind = path.suffix.lower()
     nothing = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}.get(kind)
     if nothing is None:
         raise ValueError(f"{path} has the ending {path.suffix!r}: a plot is .svg, .png or .pdf")
     figure.savefig(path, metadata=nothing, dpi=144, bbox_inches="tight")
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _many(results: dict[str, Any] | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,9 +72,9 @@ def stages(results: dict[str, Any] | Sequence[dict[str, Any]], path: str | Path)
     panels = [(result, cell) for result in _many(results) for cell in result["cells"] if _measured(cell)]
     if not panels:
         raise ValueError("no arm of this result was measured: there is nothing to draw")
-    pyplot = _pyplot()
+    plt = pyplot()
     heights = [BAR * len(_measured(cell)) + 0.75 for _, cell in panels]
-    figure, axes = pyplot.subplots(
+    figure, axes = plt.subplots(
         len(panels), 1, figsize=(WIDTH, sum(heights) + 0.4), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axis, (result, cell) in zip(axes[:, 0], panels, strict=True):
@@ -87,7 +88,7 @@ def stages(results: dict[str, Any] | Sequence[dict[str, Any]], path: str | Path)
         handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), columnspacing=1.2,
         handlelength=1.4, handletextpad=0.5,
     )  # fmt: skip
-    _save(pyplot, figure, path)
+    save(plt, figure, path)
 
 
 def _measured(cell: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,8 +145,8 @@ def frames(results: dict[str, Any] | Sequence[dict[str, Any]], path: str | Path,
     ticks = sorted({count for line in lines.values() for count in line})
     if len(ticks) < 2:
         raise ValueError(f"{len(ticks)} number(s) of frames measured: a scaling plot needs two, such as --frames 4,64")
-    pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     scale, unit = time_unit(max(max(line.values()) for line in lines.values()))
     for number, (name, line) in enumerate(lines.items()):
         points = sorted(line.items())
@@ -158,4 +159,4 @@ def frames(results: dict[str, Any] | Sequence[dict[str, Any]], path: str | Path,
     axis.set_xlabel("frames")
     axis.set_ylabel(f"{NAMES.get(stage, stage)}, {unit}")
     axis.legend(loc="upper left")
-    _save(pyplot, figure, path)
+    save(plt, figure, path)

@@ -119,14 +119,14 @@ def _check_data(cells: words.Cells, limit: int | None) -> None:
 
 def _runner(wanted: words.Wanted, model: str, harness: str) -> Runner:
     if harness == words.BATCHED:
-        from ..evaluate.embedded import Embedded
+        from ..evaluate.embedded.runner import Embedded
 
         place, kind = choose_device(wanted.device), choose_dtype(wanted.dtype)
         return Embedded(
             model, limit=wanted.limit, batch=wanted.batch, dtype=None if isinstance(kind, str) else kind,
             device=str(place), options=wanted.options, defaults=defaults(model),
         )  # fmt: skip
-    from ..evaluate.lmms_runner import LmmsEval
+    from ..evaluate.lmms.runner import LmmsEval
 
     return LmmsEval(
         model, base=wanted.base, model_args=_pairs("--model-args", wanted.model_args), limit=wanted.limit,

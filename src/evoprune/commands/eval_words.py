@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import unknown
 from ..evaluate.arms import FRAMES, FULL, SANITY, Arm, arms
-from ..evaluate.embedded_tasks import MODELS, TASKS
+from ..evaluate.embedded.tasks import MODELS, TASKS
 from ..pruners import METHODS
 from .errors import UserError, refused
 from .loading import EMBEDDED

@@ -15,7 +15,7 @@ class Refused(ValueError):
 
 
 class Runner(Protocol):
-    """Runs cells of one model through one harness; `embedded.Embedded` and `lmms_runner.LmmsEval` are the two.
+    """Runs cells of one model through one harness; `embedded.runner.Embedded` and `lmms.runner.LmmsEval` are the two.
 
     Attributes
     ----------

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...bench.plot import pyplot
-from ...bench.plot import save
+from ...bench.plot import pyplot, save
 from ...pruners import METHODS
 from ..arms import FRAMES, FULL
 from ..tables.rows import mean_tokens

@@ -40,4 +40,4 @@ if __name__ == "__main__":
         text = updated(text, name, part)
     METHODS.write_text(text, encoding="utf-8")
     text = EVALUATION.read_text(encoding="utf-8")
-    EVALUATION.write_text(updated(text, "benchmarks", benchmarks()), encoding="utf-8")
+    EVALUATION.write_text(updated(text, "benchmarks", benchmarks().strip()), encoding="utf-8")

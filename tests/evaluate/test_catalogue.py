@@ -200,7 +200,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_data_set_that_is_not_there_is_named(task: str, empty: Path) -> None:
     one = catalogue.benchmark(task)
     assert one is not None
-    told = f"the data set {one.dataset} of {task} is not in the cache, .*OFFLINE.* is set: .*catalogue_data {task}"
+    told = f"the data set {one.dataset} of {task} is not in the cache, .*OFFLINE.* is set: .*catalogue.data {task}"
     with pytest.raises(DataMissing, match=told):
         check_data([task])
 
@@ -391,6 +391,6 @@ def test_importing_the_catalogue_imports_no_extra() -> None:
 def test_the_table_of_the_documentation_is_this_one() -> None:
     text = DOCS.read_text(encoding="utf-8")
     begin, end = "<!-- benchmarks:begin -->\n", "<!-- benchmarks:end -->"
-    assert text.split(begin)[1].split(end)[0] == catalogue.markdown()
+    assert text.split(begin)[1].split(end)[0].strip() == catalogue.markdown().strip()
     for name, members in GROUPS.items():
         assert f"`{name}`: {', '.join(members)}" in text

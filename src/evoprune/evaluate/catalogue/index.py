@@ -10,12 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .. import tasks as task_files
+
 MISSING = "lmms-eval is not installed, and it needs the extra 'eval': pip install 'evoprune[eval]'"
 
 
 def shipped() -> Path:
     """Return the folder of our own tasks, to be given to lmms-eval as an include path."""
-    return Path(str(resources.files(__package__).joinpath("tasks")))
+    return Path(str(resources.files(task_files)))
 
 
 def installed() -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...tiny import benchmark as scenes
 from ...tiny.video import benchmark as clips
+from .. import tasks as task_files
 from .lossless import ffv1, png
 from .tasks import SPLIT, TASKS, examples, questions
 
@@ -65,7 +66,7 @@ def prepare(task: str, limit: int | None = None, folder: Path | None = None) -> 
         raise ValueError(f"limit={limit} leaves no question of {task}: give 1 or more, or none for all of them")
     numbers = list(dict.fromkeys(example.scene for example in examples(task, limit)))
     folder = (cache() if folder is None else Path(folder)).expanduser().absolute()
-    template = resources.files(__package__).joinpath("tasks", f"{task}.yaml.template").read_text(encoding="utf-8")
+    template = resources.files(task_files).joinpath(f"{task}.yaml.template").read_text(encoding="utf-8")
     target = folder / f"{task}-{_key(task, limit, numbers, template, folder)}"
     if target.is_dir():
         return target

@@ -12,7 +12,7 @@ TARGETS = (0.85, 0.95)  # test accuracy, and its share that random dropping of h
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
 
-from results import COMMANDS, Result, load, made, overview  # noqa: E402
+from results import COMMANDS, CORRECTED, MARKED, Result, conditions, load, made, overview  # noqa: E402
 
 
 def _read(name: str) -> dict[str, Any] | None:
@@ -200,11 +200,11 @@ def _everything(result: Result) -> list[str]:
     """All methods beside each other on one embedded benchmark, from its folder of results."""
     entry = result.summary["tasks"][result.task]
     what = "embedded benchmark" if result.task == "tiny_scenes" else "embedded video benchmark"
+    told = conditions(result)
     return [
-        f"**All methods on the {what}**, {entry['questions']} questions, original positions: accuracy relative to the"
-        " unpruned model by the share of tokens kept; ▲ and ▼ where the paired 95 % interval against random at the same"
-        " share lies above or below 0. Methods inside the language model let all tokens into its first layers, so that"
-        " equal shares are not equal costs. Random is the mean of 3 seeds. Overall time is to the first token, to that"
+        f"**All methods on the {what}**, {entry['questions']} questions{told and f', {told}'}: accuracy relative to the"
+        f" unpruned model by the share of tokens kept; {MARKED}, {CORRECTED}. Methods inside the LLM let all tokens"
+        " into its first layers, so that equal shares are not equal costs. Overall time is to the first token, to that"
         " of the unpruned model. Counts, intervals, ranks, pictures: [docs/results.md](docs/results.md).",
         "",
         *overview(result),

@@ -6,17 +6,17 @@ python docs/results.py
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from evoprune.evaluate.arms import FRAMES, FULL, Arm
+from results_words import NOT, conditions, findings, mark, share
+
+from evoprune.evaluate.arms import FULL, Arm
 from evoprune.evaluate.folder import Folder
-from evoprune.evaluate.latency.times import load as times_of
-from evoprune.evaluate.latency.times import ratio
-from evoprune.evaluate.plots.style import group, styles
+from evoprune.evaluate.latency import times
+from evoprune.evaluate.plots.style import named, styles
 from evoprune.evaluate.tables import LEGEND, markdown, task_tables
 
 ROOT = Path(__file__).parents[1]
@@ -34,22 +34,28 @@ HEAT = 0.25  # the budget of the heat map
 INTRODUCTION = """\
 # Results on the embedded models
 
-Every method at four budgets on the test splits of the embedded benchmarks, beside random dropping (3 seeds), an even
-grid, down-sampled input and, for videos, fewer frames. The models are small and trained by this project: the numbers
-rank methods on them, and say nothing of a method on a large model. `docs/evaluation.md` has the commands for those.
+Every method at several budgets on the test splits of the embedded benchmarks, beside random dropping, an even grid,
+down-sampled input and, for videos, fewer frames. The models are small and trained by this project: the numbers rank
+methods on them, and say nothing of a method on a large model. `docs/evaluation.md` has the commands for those.
 
 This page and its pictures are written by `python docs/results.py` from the folders in `benchmarks/results/eval`."""
+MARKED = "▲ and ▼ mark what is told apart from random at the same budget, ahead or behind"
+CORRECTED = "at 95 %, corrected for all pairs of arms of the budget"
 READING = """\
 ## How to read it
 
-{legend}
-
-▲ and ▼ mark accuracies whose paired 95 % interval against random at the same budget lies above or below 0: each for
-itself, while `q` and `rank` reckon with how many comparisons there are. Methods
-inside the language model let all tokens into its first layers, so that equal budgets are not equal costs: `tokens` has
-those that enter it, and the mean over its layers. Down-sampled pictures and pooled features leave the largest square
-that is no more than the budget. Times are to the first token, as shares of the unpruned model's without the layers that
-nobody reads; wall time of the sweep itself is no measure of speed."""
+- Unpruned, in tables `full`, is the model with all its tokens; a budget is the share of them that is kept.
+- {marked}.
+  Whatever is called ahead, behind or told apart is so {corrected}.
+  Intervals are of one comparison each, so that one may leave out 0 where there is no mark.
+- Equal budgets are not equal costs. Methods inside the LLM let all tokens into its first layers: `tokens` has those
+  that enter it and the mean over its layers, and sentences speak of them apart. Fewer frames are whole frames, at least
+  one, which at the smallest budgets has more tokens than others keep; down-sampled pictures and pooled features are the
+  largest square that is no more than the budget.
+- Original positions: kept tokens stay at the places that they had among all tokens, instead of closing up.
+- Times are to the first token, as shares of the unpruned model's without the layers that nobody reads; wall time of
+  the sweep itself is no measure of speed.
+- {legend}"""
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,18 @@ class Result:
 
     @property
     def arms(self) -> list[dict[str, Any]]:
-        """Every arm's entry in the summary."""
-        return self.summary["tasks"][self.task]["arms"]
+        """Every arm's entry in the summary, named with what tells it from others of its name."""
+        return named(self.summary["tasks"][self.task]["arms"])
 
     @property
     def keeps(self) -> list[int | float]:
         """The budgets, largest first."""
-        return list(dict.fromkeys(arm["arm"]["keep"] for arm in self.arms if arm["arm"]["keep"] is not None))
+        keeps = [arm["arm"]["keep"] for arm in self.arms if arm["arm"]["keep"] is not None]
+        return list({repr(keep): keep for keep in keeps}.values())  # 1 token is not the share 1.0
 
     def at(self, keep: int | float) -> list[dict[str, Any]]:
         """The arms that ran at a budget."""
-        return [arm for arm in self.arms if arm["arm"]["keep"] == keep and arm["accuracy"] is not None]
+        return [arm for arm in self.arms if repr(arm["arm"]["keep"]) == repr(keep) and arm["accuracy"]]
 
     @property
     def full(self) -> dict[str, Any] | None:
@@ -93,42 +100,33 @@ def load(task: str, folders: Path = FOLDERS) -> Result | None:
         from evoprune.evaluate.summary import summarise
 
         summary = summarise(folder)
-    return Result(task, summary, times_of(folder), folder.manifest()) if task in summary["tasks"] else None
-
-
-def share(keep: int | float) -> str:
-    """``1/4`` of 0.25; tokens as they are."""
-    return str(Fraction(keep).limit_denominator(1000)) if isinstance(keep, float) else f"{keep} tokens"
+    return Result(task, summary, times.load(folder), folder.manifest()) if task in summary["tasks"] else None
 
 
 def overview(result: Result, timed: float = HEAT) -> list[str]:
     """Return one row a method: relative accuracy at each budget with its mark, and the overall time at one of them."""
+    keeps = result.keeps
     rows = [
-        f"| method | {' | '.join(share(keep) for keep in result.keeps)} | overall time at {share(timed)} |",
-        "|---" * (2 + len(result.keeps)) + "|",
+        f"| method | {' | '.join(share(keep) for keep in keeps)} | overall time at {share(timed)} |",
+        "|---" * (2 + len(keeps)) + "|",
     ]
+    entries = {(arm["name"], repr(arm["arm"]["keep"])): arm for arm in result.arms}
     for name in styles(result.arms):
-        cells, time = [], ""
-        for keep in result.keeps:
-            arm = next((one for one in result.at(keep) if one["name"] == name), None)
-            if arm is None or arm["relative"] is None:
-                refused = any(
-                    one["name"] == name and one["arm"]["keep"] == keep and one["error"] for one in result.arms
-                )
-                cells.append("refused" if refused else "")
-                continue
-            cells.append(f"{arm['relative'][0]:.3f}{MARKS[sign(arm)]}")
-            if keep == timed:
-                found = ratio(result.latency, Arm.from_dict(arm["arm"]), "overall")
-                time = "" if found is None else f"{found:.2f}"
-        rows.append(f"| {name} | {' | '.join(cells)} | {time} |")
+        cells = [_cell(entries.get((name, repr(keep)))) for keep in keeps]
+        rows.append(f"| {name} | {' | '.join(cells)} | {_timed(result, entries.get((name, repr(timed))))} |")
     return rows
 
 
-def sign(arm: dict[str, Any]) -> int:
-    """1 where an arm is surely ahead of random at its budget, -1 where it is surely behind."""
-    gap = arm["ahead_of_random"]
-    return 0 if gap is None else (gap[1] > 0) - (gap[2] < 0)
+def _cell(arm: dict[str, Any] | None) -> str:
+    if arm is None or arm["error"] or arm["relative"] is None:
+        return "refused" if arm is not None and arm["error"] else ""
+    return f"{arm['relative'][0]:.3f}{MARKS[mark(arm)]}"
+
+
+def _timed(result: Result, arm: dict[str, Any] | None) -> str:
+    clock = times.of_task(result.latency, result.task)
+    found = None if arm is None else times.ratio(clock, Arm.from_dict(arm["arm"]), "overall")
+    return NOT if found is None else f"{found:.2f}"
 
 
 def tables(result: Result) -> list[str]:
@@ -148,85 +146,19 @@ def made(result: Result) -> str:
     return f"Measured with {'; then '.join(dict.fromkeys(said)) or 'nothing that was noted'}."
 
 
-def findings(result: Result) -> Iterator[str]:
-    """Yield the items of a list: what the numbers say at each budget, each sentence computed."""
-    full = result.full
-    if full is not None:
-        entry = result.summary["tasks"][result.task]
-        yield f"Unpruned: {_interval(full['accuracy'])} over {entry['questions']} questions, {entry['groups']} groups."
-    for keep in result.keeps:
-        arms = result.at(keep)
-        rivals = [arm for arm in arms if group(arm["arm"]["method"]) != "sanity"]
-        said = [*_random(rivals), *_best(arms), *_simpler(arms, rivals), *_hard(arms)]
-        yield "\n".join(
-            [f"**{share(keep)}{' of the tokens' * isinstance(keep, float)}**", *(f"  - {one}" for one in said)]
-        )
-
-
-def _random(rivals: Sequence[dict[str, Any]]) -> Iterator[str]:
-    known = [arm for arm in rivals if arm["ahead_of_random"] is not None]
-    if known:
-        parts = [[arm for arm in known if sign(arm) == wanted] for wanted in (1, 0, -1)]
-        words = ("ahead of random beyond the interval", "not told apart from it", "behind it")
-        told = [f"{_names(part)} {_are(part)} {word}" for part, word in zip(parts, words, strict=True) if part]
-        yield f"{'; '.join(told)}."
-
-
-def _best(arms: Sequence[dict[str, Any]]) -> Iterator[str]:
-    ranked = [arm for arm in arms if arm["rank"] is not None]
-    if not ranked:
-        return
-    best = max(ranked, key=lambda arm: arm["accuracy"][0])
-    same = [arm for arm in ranked if arm is not best and arm["rank"][0] == 1]
-    told = f"not told apart from it: {_names(same)}" if same else "every other is behind it beyond the interval"
-    yield f"Highest: `{best['name']}` with {_interval(best['accuracy'])}; {told}."
-
-
-def _simpler(arms: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for method, words in (("downsample", "Down-sampled input"), (FRAMES, "Fewer whole frames")):
-        simple = next((arm for arm in arms if arm["arm"]["method"] == method), None)
-        if simple is None:
-            continue
-        value = simple["accuracy"][0]
-        below = [arm for arm in rivals if arm["accuracy"][0] < value]
-        surely = [arm for arm in below if arm["rank"] and simple["rank"] and arm["rank"][0] > simple["rank"][1]]
-        if below:
-            beyond = f", beyond the interval above {_names(surely)}" if surely else ", within the interval"
-            yield f"{words} ({value:.3f}) {'are' if method == FRAMES else 'is'} above {_names(below)}{beyond}."
-        else:
-            yield f"{words} ({value:.3f}) {'are' if method == FRAMES else 'is'} above no method."
-
-
-def _hard(arms: Sequence[dict[str, Any]]) -> Iterator[str]:
-    known = [arm for arm in arms if arm["group_a"] and arm["group_a"]["accuracy"] is not None]
-    if known:
-        best = max(known, key=lambda arm: arm["group_a"]["accuracy"][0])
-        floor = next((arm for arm in known if arm["arm"]["method"] == "random"), None)
-        beside = "" if floor is None or floor is best else f", random {_interval(floor['group_a']['accuracy'])}"
-        yield (
-            f"Of the {best['group_a']['questions']} questions that down-sampling loses (group A) `{best['name']}` keeps"
-            f" most: {_interval(best['group_a']['accuracy'])}{beside}."
-        )
-
-
-def _names(arms: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(f"`{arm['name']}`" for arm in arms)
-
-
-def _are(arms: Sequence[Any]) -> str:
-    return "is" if len(arms) == 1 else "are"
-
-
-def _interval(values: Sequence[float]) -> str:
-    return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
+def timed(result: Result) -> bool:
+    """Whether times of this task were measured."""
+    clock = times.of_task(result.latency, result.task)
+    return clock is not None and bool(clock["runs"])
 
 
 def pictures(result: Result) -> dict[str, str]:
     """Return the names of a task's pictures that can be drawn, and what each shows."""
     found = {f"{result.task}-tokens.svg": "Accuracy over visual tokens, with 95 % intervals, by group of methods"}
-    if result.latency is not None and result.latency["runs"]:
+    if timed(result):
         found[f"{result.task}-time.svg"] = (
-            "Accuracy over the measured time to the first token; the line is the front, which noise moves as well"
+            "Accuracy with 95 % intervals over the measured time to the first token; the line is the front, which noise"
+            " moves as well"
         )
     if HEAT in result.keeps and result.full is not None and result.full["kinds"]:
         found[f"{result.task}-kinds.svg"] = f"Change of accuracy by kind of question at {share(HEAT)} of the tokens"
@@ -249,31 +181,43 @@ def draw(result: Result, folder: Path = PICTURES) -> None:
 
 def page(folders: Path = FOLDERS) -> str:
     """Return the page; what has no folder is said to be not measured."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, READING.format(marked=MARKED, corrected=CORRECTED, legend=LEGEND)]
     for task, command in COMMANDS.items():
         result = load(task, folders)
         parts.append(f"## {TITLES[task]}")
         if result is None:
             parts.append(f"Not measured: this makes the folder.\n\n    {command}")
             continue
-        parts += [f"Made by\n\n    {command}\n\n{made(result)}", *_times(result)]
+        parts += [commands(result), made(result), *_times(result)]
         parts.append("\n".join(f"- {sentence}" for sentence in findings(result)))
+        told = conditions(result)
+        parts.append(f"Accuracy relative to the unpruned model, by the share of tokens kept{told and f' ({told})'}:")
         parts.append("\n".join(overview(result)))
         parts += [f"![{words}]({PICTURES.name}/{name})\n\n*{words}.*" for name, words in pictures(result).items()]
         parts += tables(result)
-    return "\n\n".join([*parts, READING.format(legend=LEGEND)]) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def commands(result: Result) -> str:
+    """Return the commands that the folder was made by, as its manifest has them, and the one that makes it anew."""
+    ran = list(dict.fromkeys(str(facts["command"]) for facts in result.manifest if facts.get("command")))
+    wanted = COMMANDS[result.task]
+    if ran == [wanted]:
+        return f"Made by\n\n    {wanted}"
+    before = "Made by\n\n" + "\n".join(f"    {one}" for one in ran) if ran else "Made by a command that was not noted."
+    return f"{before}\n\nThis makes it anew, with times:\n\n    {wanted}"
 
 
 def _times(result: Result) -> Iterator[str]:
-    if result.latency is None or not result.latency["runs"]:
+    if not timed(result):
         yield "Times: not measured."
         return
-    told = result.latency["configuration"]
-    clock = "processor time" if result.latency["runs"][0]["clock"] == "cpu_seconds" else "wall clock"
+    told, runs = result.latency["configuration"], result.latency["runs"]  # type: ignore[index]
+    clock = "processor time" if runs[0]["clock"] == "cpu_seconds" else "wall clock"
     threads = f" on {told['threads']} thread" if told["threads"] else ""
     yield (
         f"Times: {told['machine']}, {clock}{threads}, medians of {told['repeats']} rounds in which all arms of a budget"
-        f" and the unpruned model take turns, batch {told['batch']}."
+        f" and the unpruned model take turns; {times.inputs(result.latency)}."  # type: ignore[arg-type]
     )
 
 

@@ -138,6 +138,45 @@ def test_stopped_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 130 and "Stopped: 5 of 7 cells are done" in result.stderr
 
 
+def test_a_cell_that_leaves_the_program_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lmms-eval does where a video is missing."""
+
+    class Leaving(Scripted):
+        def run(self, task, arm, advance):
+            if arm.method == "grid":
+                raise SystemExit("video is missing")
+            return super().run(task, arm, advance)
+
+    monkeypatch.setattr(command, "_runner", lambda *_: Leaving())
+    result = call("eval", "tiny", "--output", tmp_path, "--keep-going")
+    assert result.exit_code == 1 and "SystemExit: video is missing" in result.stderr
+    assert len(list((tmp_path / "cells" / "tiny_scenes").iterdir())) == 6
+
+
+def test_results_that_can_only_be_read_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.replace", deny)
+    result = call("eval", "--report", "--output", folder)
+    assert result.exit_code == 0 and "12 questions" in result.stdout
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "_runner", lambda *_: Scripted())
+    result = call("eval", "tiny", "--output", tmp_path / "file" / "out")
+    refused(result, "cannot be written", "choose another folder")
+
+
+def test_lmms_eval_s_warnings_stay_off_the_output(tmp_path: Path) -> None:
+    pytest.importorskip("lmms_eval", reason="needs the extra 'eval'")
+    given = ("--harness", "lmms-eval", "--methods", "full", "--no-sanity", "--gen-kwargs", "max_new_tokens=2", "--json")
+    result = evaluate("tiny", tmp_path, "--tasks", "tiny_scenes", *given, limit=2)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["summary"]["tasks"]["tiny_scenes"]["questions"] == 2
+
+
 def test_blank_answers_are_counted_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_runner", lambda *_: Scripted(questions=30))
     result = call("eval", "tiny", "--output", tmp_path)
@@ -168,6 +207,9 @@ def test_blank_answers_are_counted_and_shown(tmp_path: Path, monkeypatch: pytest
         (("tiny", "--paper", "table1", "--keep", "64"), ("leave --keep out",)),
         (("tiny", "--paper", "table1", "--tasks", "tiny_clips"), ("tiny_clips is not in table1",)),
         (("--paper", "table2"), ("LLaVA-Video-7B-Qwen2 cannot be loaded as it is", "convert_llava_video.py")),
+        (("tiny", "--attention", "eager"), ("--attention eager is for lmms-eval",)),
+        (("tiny", "--tasks", ","), ("--tasks ',' names nothing",)),
+        (("tiny", "--harness", "lmms-eval", "--dtype", "float31"), ("float31",)),
         (("tiny", "--base", "llava_hf"), ("--base is for lmms-eval",)),
         (("tiny", "--tasks", "tiny_clips", "--harness", "batched"), ("tiny_clips on tiny",)),
         (("nowhere/at/all", "--tasks", "tiny_scenes"), ("nowhere/at/all",)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from evoprune.evaluate.catalogue import BENCHMARKS, GROUPS, Benchmark, DataMissi
 from evoprune.evaluate.catalogue import data as catalogue_data
 from evoprune.evaluate.catalogue import hub as catalogue_hub
 from evoprune.evaluate.catalogue import index as catalogue_index
+from evoprune.evaluate.embedded.tasks import TASKS as EMBEDDED
 from tests.evaluate.local_tasks import RED, cache, write
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -78,6 +81,7 @@ def test_names_stand_for_tasks() -> None:
     assert resolve(["vqav2"]) == ["vqav2_val"]
     assert resolve(["MM-Vet", "Video-MME", "MMBench-CN"]) == ["mmvet", "videomme", "mmbench_cn_dev_static"]
     assert resolve(["tiny_scenes", "pope", "tiny_scenes"]) == ["tiny_scenes", "pope"]
+    assert resolve(["Tiny_scenes", "TINY-CLIPS"]) == ["tiny_scenes", "tiny_clips"]
     assert resolve(["mvbench_action_count"]) == ["mvbench_action_count"]
     assert resolve(["refcoco"]) == ["refcoco_bbox_rec_val"], "not lmms-eval's group of that name"
     assert resolve(["fragile"]) == ["textvqa_val", "docvqa_val", "ocrbench", "refcoco_bbox_rec_val", "pope"]
@@ -111,6 +115,7 @@ def test_tasks_and_groups_of_lmms_eval_are_names_too() -> None:
         ("vqav2_test", "vqav2_test has no public answers .*: run vqav2_val"),
         ("docvqa_test", "run docvqa_val"),
         ("longvideobench_test_v", "run longvideobench_val_v"),
+        ("mmlu", "compares likelihoods of given answers, and pruned models are scored by what they generate"),
         ("seedbench_ppl", "seedbench_ppl asks for multiple_choice"),
     ],
 )
@@ -131,6 +136,39 @@ def test_without_lmms_eval_the_benchmarks_are_known_still(monkeypatch: pytest.Mo
         resolve(["vqa2"])
     with pytest.raises(ValueError, match=r"needs the extra 'eval': pip install 'evoprune\[eval\]'"):
         check_data(["mme"])
+
+
+def test_frames_are_for_videos() -> None:
+    catalogue.check_frames(None, ["mme"])
+    catalogue.check_frames(8, ["mme", "videomme"])
+    with pytest.raises(ValueError, match="frames=8 is for videos, and mme, tiny_scenes shows pictures alone"):
+        catalogue.check_frames(8, ["mme", "tiny_scenes"])
+
+
+def test_the_judge_is_told_apart_by_what_chooses_it() -> None:
+    assert catalogue.judge({}) == catalogue.judge({"API_TYPE": "OpenAI", "OPENAI_API_KEY": "secret"}) == {}
+    chosen = {"API_TYPE": "local", "MODEL_VERSION": "judge-7b", "LLM_JUDGE_URL": "http://inside:80"}
+    assert catalogue.judge(chosen) == {"type": "local", "model": "judge-7b"}
+
+
+def test_a_wheel_carries_our_tasks() -> None:
+    folder = catalogue_index.shipped()
+    package = Path(catalogue.__file__).parents[2]
+    assert folder.is_dir() and folder.is_relative_to(package)
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names >= {"mmbench_cn_dev_static.yaml", "mmbench.py", "tiny.py", *(f"{t}.yaml.template" for t in EMBEDDED)}
+    root = package.parents[1]
+    build = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    assert wheel == {"packages": [str(package.relative_to(root))]}, "what is left out of it is to be looked at"
+    # The wheel leaves out what git ignores.
+    ignored = [
+        one for one in (root / ".gitignore").read_text(encoding="utf-8").splitlines() if one[:1] not in ("", "#")
+    ]
+    inside = [path.relative_to(root) for path in folder.iterdir() if path.is_file()]
+    for pattern in ignored:
+        parts = {part for path in inside for part in path.parts}
+        assert not [part for part in parts if fnmatch(part, pattern.strip("/"))], pattern
 
 
 def test_no_name_at_all() -> None:

@@ -8,7 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
+from evoprune.evaluate.catalogue.questions import group
 from evoprune.evaluate.compare import compare, rich_table, table
+from evoprune.evaluate.compare.sample_files import groups
 
 pytest.importorskip("scipy", reason="statistics need the extra 'eval'")
 
@@ -59,7 +61,9 @@ def test_difference_of_two_runs(tmp_path):
 def test_a_run_does_not_differ_from_itself(tmp_path):
     path = write(tmp_path, "a", lines(FIRST))
     found = compare(path, path)
-    assert found["difference"] == [0, 0, 0] and found["relative"] == [1, 1, 1]
+    assert found["difference"][0] == 0 and found["relative"][0] == 1
+    for value, low, high in (found["difference"], found["relative"]):
+        assert low <= value <= high  # ten questions that agree do not show that all would
     assert found["p"] == 1 and found["mcnemar"] == {"only_first": 0, "only_second": 0, "p": 1.0}
     assert found["same_answers"][0] == 1 and found["lost"] == found["won"] == []
 
@@ -72,11 +76,36 @@ def test_lines_are_paired_whatever_their_order(tmp_path):
 
 def test_questions_about_one_video_are_a_group(tmp_path):
     groups = ["v1"] * 7 + ["v2", "v3", "v3"]
-    a = write(tmp_path, "a", lines(FIRST, groups=groups))
-    b = write(tmp_path, "b", lines(SECOND, groups=groups))
+    a = write(tmp_path, "a", lines(FIRST, groups=groups), "videomme")
+    b = write(tmp_path, "b", lines(SECOND, groups=groups), "videomme")
     found = compare(a, b)
-    assert found["groups"] == 3
+    assert found["groups"] == 3 and found["grouped"] and len(table(found).notes) == 2
     assert found["p"] == 1.0 > found["mcnemar"]["p"]  # two of the videos differ: two coins
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "fields", "doc"),
+    [
+        ("mmbench_en_dev_static", "gpt_eval_score", [{"index": 5 + 1_000_000 * i} for i in range(4)], "index"),
+        ("mme", "mme_perception_score", [{"question_id": f"a{i // 2}.png"} for i in range(4)], "question_id"),
+        ("videomme", "videomme_perception_score", [{"videoID": f"v{i // 3}"} for i in range(4)], "videoID"),
+        ("tiny_scenes", "accuracy", [{"group": f"s{i // 2}"} for i in range(4)], "group"),
+    ],
+)
+def test_groups_are_those_of_a_sweep(task, metric, fields, doc):
+    some = [{"doc_id": i, metric: {**one, "score": 1}} for i, one in enumerate(fields)]
+    assert groups(task, some) == [group(task, {doc: one[doc]}) for one in fields]
+    assert len(set(groups(task, some))) < len(some)
+
+
+def test_the_number_of_a_question_is_no_group(tmp_path):
+    """POPE's and VQAv2's metrics name the question and not the picture, by which a sweep groups them."""
+    for task in ("pope", "vqav2_val", "mine", "refcoco_bbox_val"):
+        assert groups(task, [{"some_score": {"question_id": str(i), "score": 1}} for i in range(3)]) is None
+    path = write(tmp_path, "a", lines(FIRST))
+    found = compare(path, path)
+    assert not found["grouped"] and found["groups"] == 10
+    assert "taken as independent" in table(found).notes[2]
 
 
 def test_soft_scores_have_no_mcnemar(tmp_path):

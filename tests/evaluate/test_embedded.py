@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,9 @@ from evoprune.evaluate.arms import FRAMES, FULL, Arm
 from evoprune.evaluate.embedded import model as embedded_model
 from evoprune.evaluate.embedded.memo import TowerMemo
 from evoprune.evaluate.embedded.runner import Embedded
+from evoprune.evaluate.embedded.told import place, told
 from evoprune.evaluate.sweep import Refused
+from evoprune.ops import kernels
 from evoprune.tiny import benchmark as scenes
 from evoprune.tiny.video import benchmark as clips
 
@@ -214,6 +217,22 @@ def test_the_configuration_is_json_without_paths_and_tells_runs_apart(pictures: 
     monkeypatch.setattr(embedded_model, "digest", lambda home, *patterns: "0" * 64)
     other = configuration()
     assert {key for key in one if one[key] != other[key]} == {"weights", "processor", "benchmark"}
+
+
+def test_settings_of_files_are_their_contents(tmp_path: Any) -> None:
+    files = [tmp_path / name for name in ("a.json", "b.json")]
+    for file in files:
+        file.write_bytes(b"the same")
+    first, second = (told({"recipe": str(file), "layer": 2}) for file in files)
+    digest = "sha256:" + hashlib.sha256(b"the same").hexdigest()
+    assert first == second == {"layer": 2, "recipe": digest}
+
+
+def test_on_cuda_the_kernels_count(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(kernels, "status", lambda: {"merging": "failed: no file /x (cuda:0)", "order": "ready"})
+    assert place(torch.device("cuda")) == {"device": "GPU", "kernels": {"merging": "failed", "order": "ready"}}
+    assert set(place(torch.device("cpu"))) == {"device"}
 
 
 def test_digests_follow_the_files(tmp_path: Any) -> None:

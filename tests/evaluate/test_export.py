@@ -109,3 +109,17 @@ def test_what_is_no_result_or_cannot_be_written_is_refused(tmp_path: Path) -> No
     answers.write_text(answers.read_text().split("\n", 1)[1])
     with pytest.raises(FolderError, match="no answer of full to question 0 of task"):
         export(folder, tmp_path / "out", ending=".tsv")
+
+
+def test_pandas_reads_every_answer_as_it_was_when_told_as_the_docstring_says(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="tables are read by pandas, which the extra 'eval' brings")
+    said = ["None", "NA", "007", "", "1e3"]
+    with Folder(tmp_path / "results", {"model": "tiny", "harness": "batched"}) as folder:
+        folder.ask("words", [Question(str(i), "?", text, "") for i, text in enumerate(said)])
+        answers = tuple(Answer(str(i), text, 1.0) for i, text in enumerate(said))
+        folder.write("words", Arm(FULL), Outcome(answers, 1.0))
+        (path,) = export(folder, tmp_path / "out", ending=".tsv")
+    assert r'sep="\t", dtype=str, keep_default_na=False' in str(export.__doc__)
+    found = pandas.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    assert found["prediction"].tolist() == found["answer"].tolist() == said
+    assert pandas.read_csv(path, sep="\t")["prediction"].tolist() != said  # what the docstring warns of

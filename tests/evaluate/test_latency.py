@@ -124,6 +124,31 @@ def clips() -> Any:
     return video.load()
 
 
+def test_one_token_is_not_the_share_of_all() -> None:
+    one, everything = Arm("evoprune", 1), Arm("evoprune", 1.0)
+    times = {"error": None, "times": {"ttft": {"median": 1.0}}}
+    run = {"bases": [{"kind": "native", **times}], "arms": [{"arm": one.to_dict(), **times}]}
+    assert one == everything  # 1 == 1.0
+    assert latency.ratio({"runs": [run]}, one, "overall") == 1.0
+    assert latency.ratio({"runs": [run]}, everything, "overall") is None
+    assert latency._budgets([one, everything]) == [[one], [everything]] and len(latency._budgets([one, one])) == 1
+
+
+def test_times_are_of_pictures_or_of_videos() -> None:
+    told = {"frames": None, "picture": [480, 640], "batch": 16}
+    pictures = {"configuration": told, "runs": [{}]}
+    videos = {"configuration": {**told, "frames": 8}, "runs": [{}]}
+    assert [latency.modality(one) for one in (pictures, videos, {**videos, "runs": []}, None)] == [
+        "image", "video", None, None,
+    ]  # fmt: skip
+    assert latency.of_task(pictures, "tiny_scenes") is pictures and latency.of_task(videos, "tiny_clips") is videos
+    assert latency.of_task(videos, "tiny_scenes") is None and latency.of_task(pictures, "videomme") is None
+    assert latency.of_task(pictures, "somebody's own") is pictures and latency.of_task(None, "mme") is None
+    assert "one picture of 480 x 640, batch 16" in latency.note(pictures)
+    assert "a video of 8 frames of 480 x 640" in latency.note(videos, "tiny_clips")
+    assert latency.note(pictures, "tiny_clips").startswith("time: not measured; prompts with one picture")
+
+
 def test_fewer_frames_have_the_tokens_of_a_budget(clips: Any) -> None:
     arms = [Arm("evoprune", 9), Arm(FRAMES, 9)]
     found = latency.measure(*clips, arms, frames=8, **QUICK)

@@ -6,6 +6,7 @@ import gc
 import re
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ pytest.importorskip("decord", reason="llava_hf of lmms-eval needs decord")
 
 from evoprune.evaluate.lmms import manifests
 from evoprune.evaluate.lmms import models as lmms_models
+from evoprune.evaluate.lmms.guard import Unseen
 from evoprune.evaluate.lmms.watch import Watch
-from evoprune.pruners import UniformGrid
+from evoprune.pruners import FastV, UniformGrid
 from tests.evaluate import lmms_case as case
 from tests.evaluate.lmms_case import Row
 from tests.families.case import Picture, Video
@@ -151,12 +153,59 @@ def test_a_pruner_without_effect_ends_the_run(bare: Any, folder: Path) -> None:
     with pytest.raises(RuntimeError, match="64 visual tokens was answered unpruned"):
         case.evaluate(bare, folder)
     watch.close()
-    handle = evoprune.apply(bare.model, UniformGrid(0.999))
-    watch = Watch(bare, handle).install(frees=False)
-    with pytest.raises(RuntimeError, match=re.escape("grid with keep=0.999 pruned nothing of 1 prompts")):
-        case.evaluate(bare, folder, limit=1)
-    watch.close()
-    handle.remove()
+
+
+def test_a_share_that_drops_nothing_of_few_tokens_is_no_error(bare: Any, folder: Path) -> None:
+    import evoprune
+
+    for pruner in (UniformGrid(0.999), FastV(0.999, layer=1)):  # 64 tokens, rounded up
+        with evoprune.apply(bare.model, pruner) as handle:
+            watch = Watch(bare, handle).install(frees=False)
+            case.evaluate(bare, folder, limit=1)
+            watch.close()
+        assert watch.seen.short == watch.seen.full == 64 and watch.seen.meant == 0
+
+
+def test_a_plan_that_was_not_carried_out_ends_the_run(bare: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evoprune
+    from evoprune.evaluate.lmms import seen
+
+    monkeypatch.setattr(seen, "_meant", lambda handle: True)
+    with evoprune.apply(bare.model, UniformGrid(0.999)) as handle:
+        watch = Watch(bare, handle).install(frees=False)
+        with pytest.raises(RuntimeError, match=re.escape("grid with keep=0.999 pruned nothing of 1 prompts")):
+            case.evaluate(bare, folder, limit=1)
+        watch.close()
+    with evoprune.apply(bare.model, UniformGrid(16)) as handle:
+        monkeypatch.undo()
+        watch = Watch(bare, handle).install(frees=False)
+        case.evaluate(bare, folder, limit=2)
+        watch.close()
+    assert watch.seen.meant == 2
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("left", [0, 2])  # prompts that keep their pictures, of five
+def test_pictures_that_never_reach_the_model_end_the_run(
+    bare: Any, folder: Path, pruned: bool, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evoprune
+
+    whole, calls = type(bare._image_processor).__call__, []
+
+    def blind(self: Any, *args: Any, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        calls.extend([1] if images else [])
+        if len(calls) > left:
+            images, text = None, text.replace("<image>", "")
+        return whole(self, *args, images=images, text=text, **kwargs)
+
+    monkeypatch.setattr(type(bare._image_processor), "__call__", blind)
+    with ExitStack() as stack:
+        handle = stack.enter_context(evoprune.apply(bare.model, UniformGrid(16))) if pruned else None
+        watch = Watch(bare, handle).install(frees=False)
+        stack.callback(watch.close)
+        with pytest.raises(Unseen, match="LlavaHf answered 6 requests without giving pictures"):
+            case.evaluate(bare, folder)
 
 
 def test_a_class_that_goes_past_the_model_ends_the_run(
@@ -202,7 +251,10 @@ def test_blank_answers_are_counted(bare: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("pretrained=x,base=llava_hff", "unknown base 'llava_hff': did you mean 'llava_hf'"),
+        (
+            "pretrained=x,base=llava_hff",
+            ".llava_hff': did you mean 'llava_hf'\\? choose auto, llava_hf, qwen",
+        ),
         ("pretrained=x,base=evoprune", "unknown base 'evoprune'"),
         ("pretrained=x,max_frame_num=2", "did you mean 'max_frames_num'"),
     ],

@@ -17,8 +17,12 @@ from evoprune import tiny
 from evoprune.evaluate import catalogue
 from evoprune.evaluate.arms import Arm
 from evoprune.evaluate.embedded import tasks as embedded_tasks
+from evoprune.evaluate.embedded.runner import Embedded
+from evoprune.evaluate.lmms.checks import check_types
+from evoprune.evaluate.lmms.facts import facts
 from evoprune.evaluate.lmms.quiet import WithoutBars
 from evoprune.evaluate.lmms.runner import LmmsEval
+from evoprune.evaluate.lmms.setup import arguments
 from evoprune.evaluate.records import Question
 from evoprune.evaluate.sweep import Refused
 from evoprune.pruners import UniformGrid
@@ -139,12 +143,122 @@ def test_the_configuration_says_what_decides_the_answers(images: LmmsEval) -> No
         ({"limit": 0}, "limit=0 asks nothing"),
         ({"base": "lava_hf"}, "did you mean 'llava_hf'"),
         ({"model_args": {"max_frames": 3}}, "did you mean 'max_frames_num'"),
-        ({"base": "qwen2_5_vl", "dtype": "float16"}, "takes no dtype=float16"),
+        (
+            {"base": "qwen2_5_vl"},
+            "runs models of the type qwen2_5_vl, and tiny is of the type llava: leave the base out",
+        ),
+        ({"base": "internvl_hf"}, "or use base=llava_hf"),
+        ({"dtype": "float17"}, "unknown dtype 'float17': did you mean 'float16'"),
+        ({"dtype": "int8"}, "unknown dtype"),
+        ({"model_args": {"dtype": "bloat16"}}, "did you mean 'float16'|did you mean 'bfloat16'"),
+        ({"device": "cuda:99"}, "device=cuda:99 is not there"),
+        ({"device": "toaster"}, "device=toaster is not there"),
+        ({"device": "meta"}, "device=meta cannot compute"),
+        ({"attention": "flash_attention_2"}, "needs a GPU and the package flash-attn"),
+        ({"model_args": {"max_frames_num": "abc"}}, "max_frames_num='abc' is of the wrong type: LlavaHf .* takes int"),
+        ({"base": "auto", "model_args": {"use_cache": 3}}, "use_cache=3 is of the wrong type: AutoModel .* takes bool"),
+        ({"gen_kwargs": {"max_new_token": 1}}, "unknown setting of generation 'max_new_token': did you mean"),
+        (
+            {"gen_kwargs": {"max_new_tokens": "abc"}},
+            "max_new_tokens='abc' does not fit generation: give a whole",
+        ),
+        ({"gen_kwargs": {"do_sample": 1}}, "do_sample=1 does not fit generation: give true or false"),
+        ({"gen_kwargs": {"temperature": -1}}, "temperature=-1 .* give a number, 0 or more"),
+        ({"gen_kwargs": {"until": [1]}}, "give a string or a list of strings"),
     ],
 )
 def test_a_runner_refuses_what_its_class_does_not_take(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
         LmmsEval("tiny", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_refuses_what_it_has_no_name_for() -> None:
+    with pytest.raises(ValueError, match="takes no dtype=float16"):
+        arguments("qwen2_5_vl", {"dtype": "float16"}, {})
+    with pytest.raises(ValueError, match="takes no attention=eager"):
+        arguments("instructblip", {"attention": "eager"}, {})
+
+
+def test_types_are_read_from_any_signature() -> None:
+    class Model:
+        def __init__(self, a: int | str | None = None, b: float = 1.0, c=True, d: list[int] = (), e=None):  # type: ignore
+            pass
+
+    check_types(Model, {"a": "x", "b": 2, "c": False, "d": "anything", "e": 3})
+    for name, value, taken in (("a", 1.5, "int or str or null"), ("b", "2", "float"), ("c", 1, "bool")):
+        with pytest.raises(ValueError, match=f"{name}=.* takes {taken}"):
+            check_types(Model, {name: value})
+
+
+def test_settings_of_generation_arrive_as_they_are(
+    tmp_path: Path, images: LmmsEval, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"until": ["e", "a, b"], "max_new_tokens": 2, "top_p": None}
+    seen: list[Any] = []
+    answer = type(images.lm).generate_until
+
+    def watched(self: Any, requests: Any) -> Any:
+        seen.extend(request.args[2] for request in requests)
+        return answer(self, requests)
+
+    monkeypatch.setattr(type(images.lm), "generate_until", watched)
+    own = LmmsEval("tiny", limit=2, gen_kwargs=given)
+    own._lm = images.lm
+    own.run("tiny_scenes", Arm("full"), lambda n: None)
+    assert len(seen) == 2 and all(given.items() <= one.items() and one["do_sample"] is False for one in seen)
+    assert own.configuration()["gen_kwargs"] == given
+    assert "generation_kwargs" not in "".join(capfd.readouterr())
+    seen.clear()
+    images.run("tiny_scenes", Arm("full"), lambda n: None)
+    assert all("top_p" not in one or one["until"] != given["until"] for one in seen), "they stay with their runner"
+
+
+def test_a_model_of_pictures_is_not_asked_about_videos(images: LmmsEval) -> None:
+    for arm in (Arm("full"), Arm("grid", 16)):
+        with pytest.raises(Refused, match=r"tiny_clips shows videos, and LLaVA-1\.5 sees pictures alone"):
+            images.run("tiny_clips", arm, lambda n: None)
+
+
+def test_pictures_that_the_class_drops_are_refused(images: LmmsEval, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = type(images.processor).__call__
+
+    def blind(self: Any, *args: Any, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        return read(self, *args, text=text.replace("<image>", ""), **kwargs)
+
+    monkeypatch.setattr(type(images.processor), "__call__", blind)
+    with pytest.raises(Refused, match="requests without giving pictures and prompt"):
+        images.run("tiny_scenes", Arm("full"), lambda n: None)
+
+
+def test_a_share_that_drops_nothing_is_run(images: LmmsEval) -> None:
+    assert images.run("tiny_scenes", Arm("divprune", 0.999), lambda n: None).tokens == 196
+
+
+def test_what_changes_answers_changes_the_configuration(images: LmmsEval, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = images.configuration()
+    assert told["device"] and told["processes"] == 1 and "judge" not in told and "kernels" not in told
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MODEL_VERSION", "judge")
+    other = images.configuration()
+    assert other["processes"] == 2 and other["judge"] == {"model": "judge"}
+    assert {key for key in told if told[key] != other[key]} == {"processes"}
+
+
+def test_only_a_model_s_own_files_are_its_revision(tmp_path: Path) -> None:
+    folder = case.save("llava", tmp_path / "model")
+    first = facts(folder, "auto", None)["revision"]
+    (tmp_path / "model" / "notes.md").write_text("later")
+    (tmp_path / "model" / "log.out").write_text("later")
+    assert facts(folder, "auto", None)["revision"] == first
+    (tmp_path / "model" / "chat_template.jinja").write_text("another")
+    assert facts(folder, "auto", None)["revision"] != first
+
+
+def test_both_runners_tell_a_recipe_alike(images: LmmsEval) -> None:
+    own = Embedded("tiny", limit=LIMIT)
+    assert own.configuration()["defaults"] == images.configuration()["defaults"]
+    assert own.configuration()["device"] == images.configuration()["device"]
 
 
 def test_a_runner_of_no_model_is_refused() -> None:
@@ -152,9 +266,9 @@ def test_a_runner_of_no_model_is_refused() -> None:
         LmmsEval("/nowhere")
 
 
-def test_batches_for_a_class_that_takes_none_are_refused(images: LmmsEval) -> None:
+def test_batches_for_a_class_that_takes_none_are_refused() -> None:
     with pytest.raises(ValueError, match="answers one question at a time, not 4"):
-        _ = LmmsEval("tiny", batch=4).lm
+        LmmsEval("tiny", batch=4)
 
 
 def test_any_task_s_documents_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,44 @@ def test_what_decides_the_output_is_told_apart() -> None:
     torch.testing.assert_close(model(**x).logits, changed, atol=1e-5, rtol=1e-5)
 
 
+def test_weights_that_change_unseen_are_noticed_by_the_next_context() -> None:
+    model, memo = builders.model(), TowerMemo()
+    x, tower = builders.inputs(TEXTS, [1, 2, 3]), model.model.vision_tower
+    answered(model, None, memo, CALLS[:1])
+    with torch.inference_mode():
+        frozen = torch.nn.Parameter(tower.encoder.layers[0].mlp.fc1.weight.clone(), requires_grad=False)
+    tower.encoder.layers[0].mlp.fc1.weight = frozen
+    edits = (
+        lambda: tower.encoder.layers[1].mlp.fc1.weight.data.mul_(2),
+        lambda: frozen.data.copy_(frozen.flip(0)),  # the same sum
+    )
+    with memo.over(model):
+        model(**x)
+    for edit in edits:
+        with torch.inference_mode():
+            edit()
+        with memo.over(model):
+            encoded = memo.encoded
+            found = model(**x).logits
+            assert memo.encoded == encoded + 3
+        torch.testing.assert_close(model(**x).logits, found, atol=1e-5, rtol=1e-5)
+
+
+def test_another_tower_shares_nothing() -> None:
+    model, memo = builders.model(), TowerMemo()
+    answered(model, None, memo, CALLS[:1])
+    other = builders.model()
+    for one, two in zip(other.parameters(), model.parameters(), strict=True):
+        one.data = two.data  # at the same addresses, with the same numbers
+    encoded = memo.encoded
+    with memo.over(other):
+        assert len(memo) == 0
+    answered(other, None, memo, CALLS[:1])
+    assert memo.encoded == 2 * encoded
+    answered(other, None, memo, CALLS[:1])
+    assert memo.encoded == 2 * encoded
+
+
 def test_calls_that_ask_for_more_run_as_without(llava: Any) -> None:
     tower, values = llava.model.vision_tower, builders.inputs(TEXTS, [1, 2, 3])["pixel_values"]
     memo = TowerMemo()

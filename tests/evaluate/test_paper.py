@@ -11,10 +11,9 @@ from evoprune.evaluate import paper
 from evoprune.evaluate.arms import FRAMES, FULL, SANITY, Arm
 from evoprune.evaluate.embedded.runner import Embedded
 from evoprune.evaluate.folder import Folder
-from evoprune.evaluate.paper import cells as paper_cells
 from evoprune.evaluate.paper import numbers as printed
 from evoprune.evaluate.paper import render
-from evoprune.evaluate.paper.cells import cells, lines
+from evoprune.evaluate.paper.cells import cells, embedded, lines
 from evoprune.evaluate.paper.tables import MVBENCH, RIVALS, SCHEDULES, TABLES
 from evoprune.evaluate.summary import summarise
 from evoprune.evaluate.sweep import sweep
@@ -69,6 +68,19 @@ def test_what_table_two_gets_wrong() -> None:
             assert overall - predicted > 0.04
         else:
             assert overall == pytest.approx(predicted, abs=0.012)
+    missed = {}
+    for key, row in rows.items():
+        if abs((mine := printed.acc("table2", benchmarks("table2", row))) - row[-2]) > 0.0501:
+            missed[key] = (f"{mine:.1f}", f"{row[-2]:.1f}")
+    assert missed == {
+        ("fastervlm", 32): ("55.9", "55.8"), ("cdpruner", 32): ("56.8", "56.7"), ("evoprune", 32): ("56.6", "56.7"),
+        ("evoprune", 16): ("55.5", "55.4"),
+    }  # fmt: skip
+    (said,) = [note for note in printed.NOTES["table2"] if note.startswith("Four averages")]
+    assert all(value in said for pair in missed.values() for value in pair)
+    both = printed.TABLE3["without both", 64]
+    assert f"{printed.acc('table3', both[:3]):.1f}" == "56.0" and both[3] == 55.9
+    assert "56.0, where 55.9" in printed.NOTES["table3"][1]
     before, model, overall = rows["evoprune", 64][8:11]
     assert not min(before, model) <= overall <= max(before, model)
     cdpruner, evoprune = (printed.mean("table2", benchmarks("table2", rows[m, 32])) for m in ("cdpruner", "evoprune"))
@@ -151,7 +163,7 @@ def test_figure_four_is_six_schedules_at_three_budgets() -> None:
 )
 def test_an_embedded_model_gets_the_same_shares(table: str, model: str, keeps: set[int]) -> None:
     listed = cells(table, model)
-    assert {task for task, _ in listed} == {paper_cells.embedded(model)}
+    assert {task for task, _ in listed} == {embedded(model)}
     assert {arm.keep for _, arm in listed} - {None} == keeps
     assert any(arm.method == FRAMES for _, arm in listed) == (model == "tiny-video")
     assert all("text_tower" not in arm.settings for _, arm in listed)  # the model brings its own
@@ -329,7 +341,7 @@ def test_figure_four_has_seconds_that_are_not_subtracted() -> None:
     base = {"kind": "native", "error": None, "times": {"encoder": {"median": 4.0}, "ttft": {"median": 8.0}}}
     mine = {"arm": arm.to_dict(), "error": None, "times": {"encoder": {"median": 2.0}, "ttft": {"median": 6.0}}}
     latency = {
-        "configuration": {"machine": "a GPU", "repeats": 3, "batch": 1},
+        "configuration": {"machine": "a GPU", "repeats": 3, "batch": 1, "frames": 64, "picture": [480, 640]},
         "runs": [{"clock": "seconds", "bases": [base], "arms": [mine]}],
     }
     tasks = {"videomme": [entry(arm, 0.6, metrics={"videomme_perception_score": 61.0})]}
@@ -338,7 +350,7 @@ def test_figure_four_has_seconds_that_are_not_subtracted() -> None:
     assert ours["encoding, s"] == 2.0 and ours["encoding, of unpruned"] == 0.5 and ours["overall"] == 0.75
     gaps = row(found, "evoprune skip", 64, "difference")
     assert "encoding, s" not in gaps and gaps["Video-MME"] == pytest.approx(0.56)
-    assert any("a GPU, wall clock" in note for note in found.notes)
+    assert any("a GPU, wall clock" in note and "64 frames of 480 x 640" in note for note in found.notes)
     decreasing = row(found, "evoprune decreasing:1.0", 16, "paper")
     assert decreasing["MVBench"] == 41.49 and decreasing["Video-MME"] is None
 
@@ -356,3 +368,78 @@ def test_a_table_runs_on_the_embedded_model_from_cells_to_text(tmp_path: Path) -
     assert row(found, FULL, None)["mean of ratios"] == 100
     text = found.markdown()
     assert "| evoprune first:6 | 19 | ours |" in text and "|  | 16 | paper |  | " in text
+
+
+def score(name: str, value: float, arm: Arm) -> dict[str, Any]:
+    return entry(arm, 0.5, metrics={name: value})
+
+
+def table1(*arms: Arm) -> dict[str, Any]:
+    """VQAv2 alone, with 0.5 for the unpruned model and 0.1, 0.2, ... for the arms."""
+    values = [score("exact_match", 0.5, Arm(FULL))]
+    values += [score("exact_match", (place + 1) / 10, arm) for place, arm in enumerate(arms)]
+    return summary({"vqav2_val": values})
+
+
+def test_an_arm_with_other_settings_does_not_stand_for_the_one_that_is_there() -> None:
+    ablation, exact = Arm("evoprune", 64, {"critical_ratio": 0.0}), Arm("evoprune", 64)
+    found = render("table1", table1(ablation, exact))
+    assert row(found, "evoprune", 64)["VQAv2"] == pytest.approx(20)
+    assert not any("critical_ratio" in note for note in found.notes)
+
+
+def test_further_settings_are_named_where_they_leave_one_arm() -> None:
+    more = {"positions": "original"}
+    found = render("table1", table1(Arm("evoprune", 64, more), Arm("dart", 64, more)))
+    assert row(found, "evoprune", 64)["VQAv2"] == pytest.approx(10)
+    assert "Run with positions=original, which the table does not ask for: dart 64, evoprune 64." in found.notes
+
+
+def test_several_arms_that_may_be_meant_are_none() -> None:
+    arms = Arm("evoprune", 64, {"critical_ratio": 0.0}), Arm("evoprune", 64, {"positions": "original"})
+    times = [{"arm": arm.to_dict(), "error": None, "times": {"ttft": {"median": 1.0}}} for arm in arms]
+    base = {"kind": "native", "error": None, "times": {"ttft": {"median": 2.0}}}
+    latency = {
+        "configuration": {"machine": "a GPU", "repeats": 3, "batch": 1, "frames": None, "picture": [480, 640]},
+        "runs": [{"clock": "seconds", "bases": [base], "arms": times}],
+    }
+    found = render("table1", table1(*arms), latency)
+    ours = row(found, "evoprune", 64)
+    assert ours["VQAv2"] is None and ours["overall"] is None
+    (said,) = [note for note in found.notes if note.startswith("evoprune 64 is not measured")]
+    assert all(arm.slug in said for arm in arms)
+    alone = render("table1", table1(arms[0]), latency)
+    assert row(alone, "evoprune", 64)["overall"] == 0.5
+
+
+def test_one_token_is_not_the_share_of_all() -> None:
+    assert row(render("table1", table1(Arm("evoprune", 64.0))), "evoprune", 64)["VQAv2"] is None
+
+
+def test_the_text_tower_is_no_part_of_a_line() -> None:
+    found = render("table1", table1(Arm("cdpruner", 64, {"text_tower": "somebody/clip"})))
+    assert row(found, "cdpruner", 64)["VQAv2"] == pytest.approx(10)
+    assert "Run with text_tower=somebody/clip, which the table does not ask for: cdpruner 64." in found.notes
+
+
+def test_times_of_videos_are_no_times_of_pictures() -> None:
+    arm = Arm("evoprune", 64)
+    mine = {"arm": arm.to_dict(), "error": None, "times": {"ttft": {"median": 1.0}}}
+    base = {"kind": "native", "error": None, "times": {"ttft": {"median": 2.0}}}
+    told = {"machine": "a GPU", "repeats": 3, "batch": 1, "frames": 64, "picture": [480, 640]}
+    latency = {"configuration": told, "runs": [{"clock": "seconds", "bases": [base], "arms": [mine]}]}
+    found = render("table1", table1(arm), latency)
+    assert row(found, "evoprune", 64)["overall"] is None
+    assert any("a video of 64 frames of 480 x 640, batch 1, which this table does not show" in n for n in found.notes)
+    assert row(render("table2", table1(arm), latency), "evoprune", 64)["overall"] == 0.5
+
+
+def test_our_tasks_splits_and_judges_are_named_beside_differences() -> None:
+    for table, words in (
+        ("table1", ("vqav2_val, split validation", "mmbench_en_dev_static, split dev", "MM-Vet is mmvet, split test, "
+                    "answers scored by a judge model")),
+        ("table2", ("MVBench is mvbench, split train", "longvideobench_val_v, split validation", "videomme")),
+    ):  # fmt: skip
+        (said,) = [note for note in render(table, summary({})).notes if note.startswith("Ours: ")]
+        assert all(word in said for word in words)
+    assert not any(note.startswith("Ours: ") for note in render("table1", summary({}, "tiny")).notes)

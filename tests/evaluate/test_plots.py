@@ -13,7 +13,7 @@ from evoprune.evaluate.arms import FRAMES, FULL, Arm
 from evoprune.evaluate.plots import kinds as plot_kinds
 from evoprune.evaluate.plots import time as plot_time
 from evoprune.evaluate.plots import tokens as plot_tokens
-from evoprune.evaluate.plots.style import GROUPS, group, styles, tokens
+from evoprune.evaluate.plots.style import GROUPS, group, named, styles, tokens
 from evoprune.pruners import METHODS
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
@@ -85,6 +85,80 @@ def test_every_method_looks_different_and_the_same_in_every_picture() -> None:
     ]  # fmt: skip
 
 
+def test_random_is_grey_everywhere_and_methods_have_a_colour_each() -> None:
+    looks = styles(summary(EVERY)["tasks"]["scenes"]["arms"])
+    methods = [style.colour for style in looks.values() if style.group != "sanity"]
+    assert len(set(methods)) == len(methods) == 11
+    assert looks["random"].colour == "#777777" and not set(methods) & {
+        s.colour for s in looks.values() if s.dash == "--"
+    }
+
+
+def test_random_beside_others_looks_as_it_does_among_its_own(tmp_path: Path, drawn: list[Any]) -> None:
+    plots.accuracy_by_tokens(summary(EVERY), "scenes", tmp_path / "tokens.png")
+    looks = set()
+    for axis in drawn[0].axes:
+        lines = {line.get_label(): line for line in axis.lines} | {c.get_label(): c.lines[0] for c in axis.containers}
+        line = lines["random"]
+        looks.add((line.get_color(), line.get_marker(), line.get_linestyle()))
+    assert looks == {("#777777", "X", "--")}
+
+
+def test_arms_of_one_name_are_called_by_what_they_differ_in(tmp_path: Path, drawn: list[Any]) -> None:
+    found = summary(["evoprune", "random"], (0.5, 0.25))
+    arms = found["tasks"]["scenes"]["arms"]
+    for settings in ({"positions": "original", "matching": 1}, {"positions": "closed", "matching": 1}):
+        for one in [arm for arm in arms if arm["name"] == "evoprune" and not arm["arm"]["settings"]]:
+            arms.append({**one, "arm": {**one["arm"], "settings": settings}})
+    names = ["evoprune", "evoprune (matching=1, positions=original)", "evoprune (matching=1, positions=closed)"]
+    looks = styles(named(arms))
+    assert set(looks) == {*names, "random"} and len({(s.colour, s.marker) for s in looks.values()}) == 4
+    plots.accuracy_by_tokens(found, "scenes", tmp_path / "tokens.png")
+    shown = {c.get_label(): len(c.lines[0].get_xdata()) for c in drawn[0].axes[0].containers}
+    assert shown == dict.fromkeys(names, 2)  # two budgets each, and no line through both runs
+
+
+def test_the_axis_has_ticks_where_methods_inside_the_model_are(tmp_path: Path, drawn: list[Any]) -> None:
+    plots.accuracy_by_tokens(summary(EVERY), "scenes", tmp_path / "tokens.png")
+    ticks = [[int(text.get_text()) for text in axis.get_xticklabels()] for axis in drawn[0].axes]
+    inside = [tokens(entry("fastv", keep)) for keep in KEEPS]
+    assert len([tick for tick in ticks[2] if min(inside) - 1 < tick < max(inside) + 1]) >= 2
+    assert all(max(one) == 200 for one in ticks)  # the unpruned model's
+
+
+def test_points_far_below_are_left_out_and_counted(tmp_path: Path, drawn: list[Any]) -> None:
+    found = summary(["evoprune", "random", "first"])
+    for one in found["tasks"]["scenes"]["arms"]:
+        if one["name"] == "first":
+            one["accuracy"] = [0.2, 0.19, 0.21]
+    plots.accuracy_by_time(found, times(found), "scenes", tmp_path / "time.png")
+    (axis,) = drawn[0].axes
+    assert axis.get_ylim()[0] > 0.3
+    assert "3 points are below this axis and not shown: 3 of first" in [text.get_text() for text in axis.texts]
+    plots.accuracy_by_time(summary(["evoprune"]), times(summary(["evoprune"])), "scenes", tmp_path / "all.png")
+    assert not any("below" in text.get_text() for text in drawn[1].axes[0].texts)
+
+
+def test_times_of_pictures_are_no_times_of_videos(tmp_path: Path) -> None:
+    found = summary(["grid"])
+    found["tasks"]["tiny_clips"] = found["tasks"].pop("scenes")
+    latency = times(summary(["grid"]))
+    latency["configuration"] = {"frames": None, "picture": [480, 640], "batch": 16}
+    with pytest.raises(ValueError, match="one picture of 480 x 640, batch 16 were timed, which tiny_clips does not"):
+        plots.accuracy_by_time(found, latency, "tiny_clips", tmp_path / "time.png")
+    latency["configuration"]["frames"] = 8
+    plots.accuracy_by_time(found, latency, "tiny_clips", tmp_path / "time.png")
+
+
+def test_the_heat_map_says_how_noisy_it_is_and_its_words_fit(tmp_path: Path, drawn: list[Any]) -> None:
+    found = summary(["evoprune"])
+    plots.change_by_kind(found, "scenes", 0.25, tmp_path / "kinds.png")
+    figure = drawn[0]
+    assert "an accuracy over n = 10 questions moves by up to ±31 points" in figure.axes[0].get_xlabel()
+    label, whole = figure.axes[1].yaxis.label.get_window_extent(), figure.bbox
+    assert whole.y0 <= label.y0 and label.y1 <= whole.y1
+
+
 def test_arms_with_a_label_are_told_apart_from_their_method() -> None:
     labels = ("evoprune mean", "evoprune first:13", "evoprune last:13")
     looks = styles(summary(["evoprune"], labels=labels)["tasks"]["scenes"]["arms"])
@@ -145,13 +219,14 @@ def test_times_are_a_point_an_arm_and_the_front_is_named(tmp_path: Path, drawn: 
     plots.accuracy_by_time(found, latency, "scenes", tmp_path / "time.pdf")
     (axis,) = drawn[0].axes
     lines = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    lines |= {one.get_label(): one.lines[0] for one in axis.containers}  # with intervals
     assert set(lines) == {*EVERY, "unpruned"} - {"first"}  # what was not timed is not drawn
     assert lines["unpruned"].get_xydata().tolist() == [[1.0, 0.8]]
     arms = found["tasks"]["scenes"]["arms"]
     place = next(i for i, one in enumerate(arms) if one["name"] == "dart" and one["arm"]["keep"] == 0.5)
     assert [(4.0 + place % 7) / 10, arms[place]["accuracy"][0]] in lines["dart"].get_xydata().tolist()
     (front,) = [line for line in axis.lines if line.get_drawstyle() == "steps-post"]
-    numbers = [text.get_text() for text in axis.texts]
+    numbers = [text.get_text() for text in axis.texts if text.get_text().isdigit()]
     assert numbers == [str(i + 1) for i in range(len(front.get_xdata()))]
     named = [text.get_text() for text in axis.get_legend().get_texts()][1:]
     assert len(named) == len(numbers) and named[-1].endswith("unpruned")
@@ -160,7 +235,7 @@ def test_times_are_a_point_an_arm_and_the_front_is_named(tmp_path: Path, drawn: 
 def test_labels_of_a_crowded_front_do_not_cover_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = summary(["grid", "pool", "first", "divprune", "dart"], (0.5,))
     for place, one in enumerate(found["tasks"]["scenes"]["arms"][1:]):
-        one["accuracy"][0] = 0.7 + 0.001 * place
+        one["accuracy"] = [0.7 + 0.001 * place + aside for aside in (0, -0.02, 0.02)]
     latency = times(found)
     for place, one in enumerate(latency["runs"][0]["arms"]):
         one["times"]["ttft"]["median"] = 5.0 + 0.001 * place

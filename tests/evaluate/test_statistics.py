@@ -108,11 +108,52 @@ def test_all_right_and_all_wrong_have_the_exact_bound_over_groups():
         assert pooled.ratio("right", "wrong") is None
 
 
-def test_equal_groups_have_no_spread():
-    pooled = Pooled({"half": [1, 0] * 9, "same": [1, 0] * 9}, np.repeat(np.arange(9), 2))
-    assert bounds(pooled.share("half")) == (0.5, 0.5, 0.5)
-    assert bounds(pooled.difference("half", "same")) == (0.0, 0.0, 0.0)
-    assert bounds(pooled.ratio("half", "same")) == (1.0, 1.0, 1.0)
+def test_groups_that_are_all_alike_admit_others():
+    """One group says what the others have to be like, and the rest confirm it: k - 1 successes of k - 1."""
+    for groups in (2, 9, 300):
+        labels = np.repeat(np.arange(groups), 2)
+        pooled = Pooled({"half": [1, 0] * groups, "right": np.ones(2 * groups)}, labels)
+        sure = 0.025 ** (1 / (groups - 1))
+        assert bounds(pooled.share("half")) == (0.5, pytest.approx(sure / 2), pytest.approx(1 - sure / 2))
+        wanted = -0.5, pytest.approx(-0.5 * sure - (1 - sure)), pytest.approx(-0.5 * sure + (1 - sure))
+        assert bounds(pooled.difference("half", "right")) == wanted
+        wanted = 0.5, pytest.approx(sure / 2), pytest.approx(0.5 + (1 - sure) / sure)
+        assert bounds(pooled.ratio("half", "right")) == wanted
+    assert bounds(Pooled({"soft": [0.5, 0.5]}, [0, 1]).share("soft"))[1:] == pytest.approx((0.0125, 0.9875))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 40, 320])
+def test_two_runs_with_equal_scores_may_differ_on_what_was_not_asked(groups):
+    rest = 1 - 0.025 ** (1 / groups)
+    scores = np.arange(groups) % 2 + 0.0
+    pooled = Pooled({"a": scores, "b": scores, "agree": np.ones(groups), "not all": scores}, np.arange(groups))
+    for agree in (None, "not all"):
+        found = bounds(pooled.difference("a", "b", agree=agree))
+        assert found == (0.0, pytest.approx(-rest), pytest.approx(rest))
+        low, high = bounds(pooled.ratio("a", "b", agree=agree))[1:]
+        assert low == pytest.approx(1 / high) and 0 < low < 1 - rest
+    # The same answers with the same scores are the same run, and so is the same column.
+    assert bounds(pooled.difference("a", "b", agree="agree")) == bounds(pooled.difference("a", "a")) == (0, 0, 0)
+    assert bounds(pooled.ratio("a", "b", agree="agree")) == bounds(pooled.ratio("a", "a")) == (1, 1, 1)
+
+
+def test_equal_answers_with_other_scores_are_not_the_same_run():
+    pooled = Pooled({"a": [1, 1, 1], "b": [1, 1, 0], "agree": [1, 1, 1]}, range(3))
+    found = pooled.difference("a", "b", agree="agree")
+    assert found.low < found.high
+
+
+def test_one_question_that_both_have_right_says_nothing_about_them():
+    pooled = Pooled({"a": [1], "b": [1]}, ["x"])
+    assert bounds(pooled.difference("a", "b")) == (0.0, pytest.approx(-0.975), pytest.approx(0.975))
+    assert pooled.ratio("a", "b") is None
+
+
+def test_intervals_hardly_depend_on_the_seed():
+    rng = np.random.default_rng(8)
+    a, b = (rng.random((2, 320)) < [[0.7], [0.5]]).astype(float)
+    lows = [paired(a, b, np.arange(320), relative=False, seed=seed).low for seed in range(8)]
+    assert max(lows) - min(lows) < 0.004
 
 
 def test_one_group_says_nothing_and_no_question_has_no_value():
@@ -133,7 +174,7 @@ def test_ratio_without_an_end_is_none():
     assert pooled.ratio("a", "rare") is None
     assert pooled.ratio("a", "none") is None
     value, low, high = bounds(pooled.ratio("none", "a"))
-    assert (value, low) == (0, 0) and high == pytest.approx((1 - 0.025 ** (1 / 6)) / (5 / 6))
+    assert (value, low) == (0, 0) and high == pytest.approx((1 - 0.025 ** (1 / 6)) / (0.025 ** (1 / 6) * 5 / 6))
     with pytest.raises(ValueError, match="take the difference"):
         paired(np.ones(6), 0 * rare, groups)
 
@@ -194,7 +235,9 @@ def test_swapped_arms_negate_and_invert(rows):
         # Between two draws the percentile of a ratio is not quite the inverse of the other's.
         assert one.value == pytest.approx(1 / other.value)
         assert one.low <= 1 / other.low + 1e-9 and one.high >= 1 / other.high - 1e-9
-    if len(set(groups)) > 1:  # what is added to every answer shifts the interval by it
+    if (
+        np.ptp(pooled.drawn("low") / pooled.drawn(None)) > 1e-9
+    ):  # what is added to every answer shifts the interval by it
         before, after = bounds(pooled.share("low")), bounds(pooled.share("lifted"))
         if before[0] > 0:
             assert after == pytest.approx([bound + 0.25 for bound in before])

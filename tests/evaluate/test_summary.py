@@ -12,8 +12,10 @@ import pytest
 from evoprune.evaluate.arms import FULL, Arm
 from evoprune.evaluate.folder import Folder, FolderError
 from evoprune.evaluate.records import Answer, Outcome
-from evoprune.evaluate.statistics.paired_tests import corrected
-from evoprune.evaluate.summary import relative_accuracies, rounded, summarise
+from evoprune.evaluate.statistics import RESAMPLES
+from evoprune.evaluate.statistics.paired_tests import FLOOR, corrected
+from evoprune.evaluate.summary import rounded, summarise
+from evoprune.evaluate.summary.overall import relative_accuracies
 from evoprune.evaluate.summary.rows import normalised
 
 from .results_case import CONFIGURATION, SCORES, at, bits, build, outcome, question, small
@@ -110,7 +112,7 @@ def test_intervals_equal_a_slow_bootstrap(folder, summary):
     random = [mean([seed[i]["score"] for seed in cells["random", 4]]) for i in range(12)]
     labels = sorted(set(groups))
     found = {"accuracy": [], "relative": [], "ahead_of_random": []}
-    for drawn in np.random.default_rng(0).integers(0, len(labels), (4000, len(labels))).tolist():
+    for drawn in np.random.default_rng(0).integers(0, len(labels), (RESAMPLES, len(labels))).tolist():
         rows = [i for number in drawn for i, group in enumerate(groups) if group == labels[number]]
         a, b, c = (mean([values[i] for i in rows]) for values in (mine, full, random))
         found["accuracy"].append(a)
@@ -246,7 +248,10 @@ def test_an_unfinished_folder_gives_what_it_has(tmp_path):
     with Folder(tmp_path / "asked", CONFIGURATION) as asked:
         asked.ask("shapes", [question(0)])
     found = summarise(Folder(tmp_path / "asked"))
-    assert found["tasks"]["shapes"] == {"questions": 1, "groups": 1, "arms": []} and found["overall"] == []
+    assert (
+        found["tasks"]["shapes"] == {"questions": 1, "groups": 1, "p_floor": FLOOR, "arms": []}
+        and found["overall"] == []
+    )
 
 
 def test_refused_arms_keep_their_reason(summary):
@@ -275,10 +280,13 @@ def test_all_equal_and_tiny(tmp_path, text):
     found = summarise(build(tmp_path / "r", {"shapes": cells}))
     told(found)
     arm = find(found, "shapes", "evoprune", 4)
-    assert arm["difference"] == [0, 0, 0] and arm["p"] == arm["q"] == 1
-    assert arm["relative"] == ([1, 1, 1] if "1" in text else None)
+    groups = (len(text) + 1) // 2
+    rest = pytest.approx(1 - 0.025 ** (1 / groups), abs=1e-6)  # of groups not asked, whatever these few say
+    assert arm["difference"][0] == 0 and -arm["difference"][1] == arm["difference"][2] == rest
+    assert arm["p"] == arm["q"] == 1
+    assert (arm["relative"] is None) == ("1" not in text or groups < 2)
     assert arm["mcnemar"] == {"only_full": 0, "only_pruned": 0, "p": 1.0}
-    assert arm["rank"] == [1, 4] and arm["ahead_of_random"] == [0, 0, 0] and arm["loyalty"][0] == 1
+    assert arm["rank"] == [1, 4] and arm["ahead_of_random"] == arm["difference"] and arm["loyalty"][0] == 1
 
 
 def test_no_question_at_all(tmp_path):
@@ -358,3 +366,61 @@ def test_answers_that_do_not_fit_are_refused(tmp_path):
 
 def test_loyalty_ignores_case_and_blanks():
     assert normalised("  Two\n red\tCATS ") == normalised("two red cats") != normalised("two red cats.")
+
+
+# Several settings in one folder
+
+
+def test_a_baseline_has_the_settings_of_what_is_compared_with_it(tmp_path):
+    original = {"positions": "original"}
+    cells = [(Arm(FULL), bits("1111")), (Arm("evoprune", 4), bits("1100"))]
+    cells += [(Arm("evoprune", 4, original), bits("1110")), (Arm("random", 4, seed=0), bits("0000"))]
+    cells += [(Arm("random", 4, original, 0), bits("1110"))]
+    cells += [(Arm("downsample", 4, {"positions": "contiguous"}), bits("0111"))]  # said, though it is the default
+    arms = summarise(build(tmp_path / "r", {"shapes": cells}))["tasks"]["shapes"]["arms"]
+    found = {(arm["name"], bool(arm["arm"]["settings"])): arm for arm in arms}
+    plain, other = found["evoprune", False], found["evoprune", True]
+    assert plain["ahead_of_random"][0] == 0.5 and other["ahead_of_random"][0] == 0
+    assert plain["baselines"]["random"] == "random_4" != other["baselines"]["random"]
+    assert plain["group_a"]["questions"] == 1 and other["group_a"] is None and "downsample" not in other["baselines"]
+    assert {tuple(arm["rank"]) for arm in arms[1:]} == {(1, 5)}  # ranks are of the budget
+
+
+def test_who_is_told_apart_is_named(tmp_path):
+    scores = {"evoprune": "1" * 60, "fastv": "10" * 30, "grid": "01" * 30, "random": "0" * 60}
+    cells = [(Arm(FULL), bits("1" * 60)), *at(4, scores), (Arm("tome", 4), "no")]
+    found = summarise(build(tmp_path / "r", {"shapes": cells}, size=1))
+    named = {
+        method: (find(found, "shapes", method, 4)["ahead_of"], find(found, "shapes", method, 4)["behind"])
+        for method in (*scores, "tome")
+    }
+    assert named["evoprune"] == (["fastv_4", "grid_4", "random_4"], [])
+    assert named["grid"] == (["random_4"], ["evoprune_4"])
+    assert named["random"] == ([], ["evoprune_4", "fastv_4", "grid_4"])
+    full = find(found, "shapes", "full", None)
+    assert named["tome"] == (full["ahead_of"], full["behind"]) == (None, None)
+
+
+def test_parts_of_a_benchmark_count_as_one_and_left_out_arms_are_named(tmp_path):
+    cells = {
+        "mvbench_action_antonym": [(Arm(FULL), bits("11")), *at(4, {"evoprune": "11", "grid": "11"})],
+        "mvbench_action_count": [(Arm(FULL), bits("10")), *at(4, {"evoprune": "00", "grid": "00"})],
+        "pope": [(Arm(FULL), bits("11")), *at(4, {"evoprune": "10"}), (Arm("grid", 4), "no grid")],
+    }
+    found = summarise(build(tmp_path / "r", cells))
+    assert list(found["benchmarks"]) == ["mvbench", "pope"] and len(found["benchmarks"]["mvbench"]) == 2
+    (one,) = [one for one in found["overall"] if one["name"] == "evoprune"]
+    assert one["mean_of_ratios"] == pytest.approx((0.5 / 0.75 + 0.5) / 2, abs=1e-6)
+    assert one["mean_accuracy"] == 0.5
+    assert found["incomplete"] == [
+        {"name": "grid", "arm": Arm("grid", 4).to_dict(), "tasks": ["pope"], "error": "no grid"}
+    ]
+
+
+def test_what_is_missing_does_not_depend_on_what_is_installed(tmp_path, monkeypatch):
+    cells = [(Arm(FULL), bits("11")), *at(4, {"random": "11", "grid": "11", "downsample": "11"})]
+    folder = build(tmp_path / "r", {"activitynetqa": cells, "videomme": cells})
+    told_here = told(summarise(folder))
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert told(summarise(folder)) == told_here
+    assert [gap["task"] for gap in json.loads(told_here)["missing"]] == ["videomme"]

@@ -88,7 +88,7 @@ def test_only_the_unpruned_model(tmp_path):
 def test_arms_of_one_name_tell_their_settings(tmp_path):
     cells = [(Arm(FULL), bits("11")), (Arm("fastv", 4), bits("11")), (Arm("fastv", 4, {"layer": 3}), bits("10"))]
     (table,) = tables.tables(summarise(build(tmp_path / "r", {"shapes": cells})))
-    assert sorted(cells[0] for cells in table.rows) == ["fastv", "fastv (layer=3)", "full"]
+    assert sorted(cells[0] for cells in table.rows) == ["fastv (default)", "fastv (layer=3)", "full"]
 
 
 def test_the_table_over_all_tasks_names_both_relative_accuracies(summary):
@@ -141,11 +141,34 @@ def test_times_stand_beside_the_unpruned_model(summary):
         "bases": [{"kind": "native", "error": None, "times": {"ttft": {"median": 2.0}}}],
         "arms": [{"arm": Arm("evoprune", 16).to_dict(), "error": None, "times": {"ttft": {"median": 0.5}}}],
     }
-    table = tables.task_tables(summary, "shapes", {"runs": [run]})[0]
+    timed = {"configuration": {"frames": None, "picture": [480, 640], "batch": 2}, "runs": [run]}
+    table = tables.task_tables(summary, "shapes", timed)[0]
     assert row(table, "evoprune")["time"] == "0.250" and row(table, "grid")["time"] == NONE
-    assert "time: to the first token" in " ".join(printed(tables.rich_tables(summary, {"runs": [run]}), 200).split())
+    assert any(note.startswith("time: to the first token") and "batch 2" in note for note in table.notes)
+    assert "time: to the first token" in " ".join(printed(tables.rich_tables(summary, timed), 200).split())
 
 
 def test_words_for_budgets():
     words = ["all tokens", "1 token", "64 tokens", "100 % of the tokens", "6.25 % of the tokens"]
     assert [budget(keep) for keep in (None, 1, 64, 1.0, 0.0625)] == words
+
+
+def test_the_least_p_of_drawn_flips_is_a_bound(tmp_path):
+    cells = [(Arm(FULL), bits("1" * 64)), *at(4, {"evoprune": "0" * 64, "grid": "1" * 63 + "0"})]
+    (table,) = tables.tables(summarise(build(tmp_path / "r", {"shapes": cells}, size=1)))
+    assert row(table, "evoprune")["q"] == "≤0.0004" and row(table, "grid")["q"] == "1"
+
+
+def test_notes_tell_which_random(tmp_path):
+    other = {"positions": "original"}
+    cells = [(Arm(FULL), bits("1" * 60)), (Arm("evoprune", 4), bits("1" * 60)), (Arm("tome", 4, other), bits("0" * 60))]
+    cells += [(Arm("random", 4, seed=0), bits("0" * 60)), (Arm("random", 4, other, 0), bits("1" * 60))]
+    cells += [(Arm("downsample", 4), bits("0" * 60))]
+    (table,) = tables.tables(summarise(build(tmp_path / "r", {"shapes": cells}, size=1)))
+    assert "ahead of random: evoprune, downsample beside random (default)" in table.notes or (
+        "ahead of random: downsample, evoprune beside random (default)" in table.notes
+    )
+    assert "ahead of random: tome beside random (positions=original)" in table.notes
+    assert "group A: no downsample with the settings of random (positions=original), tome" in table.notes
+    assert row(table, "evoprune")["ahead of random"].endswith("] +")
+    assert row(table, "tome")["ahead of random"].endswith("] -")

@@ -160,3 +160,16 @@ def test_what_cannot_be_prepared(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be written .*set EVOPRUNE_CACHE to a folder"):
         tiny_data.prepare("tiny_scenes", 2, file)
     assert file.read_text() == "x"
+
+
+@pytest.mark.parametrize("task", embedded_tasks.TASKS)
+def test_the_program_prints_a_folder_that_is_there(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVOPRUNE_CACHE", str(tmp_path / "fresh"))
+    whole = tiny_data.prepare
+    monkeypatch.setattr(tiny_data, "prepare", lambda name: whole(name, 3))  # seconds otherwise
+    tiny_data.main([task])
+    told = Path(capsys.readouterr().out.strip())
+    assert told.parent == tmp_path / "fresh"
+    assert {f"{task}.yaml", "questions.parquet"} <= {file.name for file in told.iterdir()}

@@ -33,6 +33,7 @@ def run(wanted: words.Wanted, outputs: words.Outputs) -> None:
         Names, settings, data, a model or a folder that cannot be used.
     """
     outputs.check()
+    words.check(wanted)
     if outputs.report:
         with refused(ValueError):
             report(Folder(outputs.folder), wanted, outputs)  # type: ignore[arg-type]
@@ -43,10 +44,12 @@ def run(wanted: words.Wanted, outputs: words.Outputs) -> None:
     model, cells = words.planned(wanted)
     harness = words.harness(wanted, model, cells)
     path = outputs.folder or words.default_folder(wanted, model)
+    for check, value in ((choose_device, wanted.device), (choose_dtype, wanted.dtype)):
+        check(value)
     _check_model(model, wanted)
     if harness == words.LMMS_EVAL:
         _quiet_harness()
-        _check_data(cells, wanted.limit)
+        _check_data(cells, wanted)
     with progress(shown) as bars:
         step = bars.add_task(f"Loading {model}", total=None)
         with refused(ValueError, ImportError):
@@ -102,6 +105,7 @@ def _quiet_harness() -> None:
     """Keep lmms-eval's debugging notes and the bars of data sets off the terminal; its errors stay."""
     try:
         import datasets
+        import lmms_eval.models  # noqa: F401  # it sends its warnings to stdout when it is imported
         from loguru import logger
     except ImportError:
         return  # the check of the data says what is missing
@@ -110,11 +114,13 @@ def _quiet_harness() -> None:
     logger.add(sys.stderr, level="ERROR")
 
 
-def _check_data(cells: words.Cells, limit: int | None) -> None:
+def _check_data(cells: words.Cells, wanted: words.Wanted) -> None:
     from ..evaluate import catalogue
 
+    tasks = list(dict.fromkeys(task for task, _ in cells))
     with refused(ValueError, ImportError):
-        catalogue.check_data(list(dict.fromkeys(task for task, _ in cells)), limit)
+        catalogue.check_frames(wanted.frames, tasks)
+        catalogue.check_data(tasks, wanted.limit)
 
 
 def _runner(wanted: words.Wanted, model: str, harness: str) -> Runner:

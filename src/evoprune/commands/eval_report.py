@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ..evaluate.folder import Folder
+from ..evaluate.folder import Folder, FolderError
 from . import eval_words as words
 from .errors import refused
 from .terminal import emit, out
@@ -21,11 +21,16 @@ def report(folder: Folder, wanted: words.Wanted, outputs: words.Outputs) -> None
     from ..evaluate.summary import summarise
 
     summary = summarise(folder)
-    folder.write_json("summary.json", summary)
+    try:
+        folder.write_json("summary.json", summary)
+    except FolderError:
+        if not outputs.report:  # a folder that can only be read can be shown
+            raise
     times = latency.load(folder)
     made: list[str] = []
     if outputs.plots:
-        made += _draw(summary, times, folder)
+        with refused(OSError):
+            made += _draw(summary, times, folder)
     if outputs.export is not None:
         from ..evaluate.export import export
 

@@ -98,7 +98,6 @@ def planned(wanted: Wanted) -> tuple[str, Cells]:
     UserError
         Unknown names (with the nearest), nothing to run, or a setting that no method has.
     """
-    check(wanted)
     with refused(ValueError):
         if wanted.paper is not None:
             from ..evaluate import paper
@@ -136,6 +135,10 @@ def harness(wanted: Wanted, model: str, cells: Cells) -> str:
         )
     chosen = (BATCHED if own else LMMS_EVAL) if wanted.harness == "auto" else wanted.harness
     if chosen == BATCHED:
+        if wanted.attention != ATTENTION[0]:
+            raise UserError(
+                f"--attention {wanted.attention} is for lmms-eval: leave it out, or give --harness lmms-eval"
+            )
         for name in ("base", "model_args", "gen_kwargs", "frames"):
             if getattr(wanted, name):
                 flag = f"--{name.replace('_', '-')}"
@@ -152,7 +155,7 @@ def default_folder(wanted: Wanted, model: str) -> Path:
 def _tasks(wanted: Wanted) -> list[str]:
     from ..evaluate import catalogue
 
-    names = _parts(wanted.tasks) or [task for task, model in MODELS.items() if model == wanted.model]
+    names = _parts("tasks", wanted.tasks) or [task for task, model in MODELS.items() if model == wanted.model]
     if not names:
         raise UserError("--tasks is missing: give for example mme,pope, or paper-images (docs/evaluation.md)")
     return list(names) if set(names) <= set(TASKS) else catalogue.resolve(names)
@@ -171,13 +174,13 @@ def _some(wanted: Wanted, cells: Cells) -> Cells:
 def _arms(wanted: Wanted, task: str) -> list[Arm]:
     from ..evaluate import catalogue
 
-    known = [*METHODS, FRAMES]
-    methods = _parts(wanted.methods) or ["evoprune"]
-    methods = [one for name in methods for one in (METHODS if name == "all" else [name])]
+    known = [FULL, *METHODS, FRAMES]
+    methods = _parts("methods", wanted.methods) or ["evoprune"]
+    methods = [one for name in methods for one in (METHODS if name == "all" else [FULL if name == "none" else name])]
     for name in methods:
-        if name not in (*known, FULL):
+        if name not in known:
             raise UserError(unknown("method", name, ["all", *known]))
-    keeps = list(dict.fromkeys(parse_keep(part) for part in _parts(wanted.keep) or ["0.25"]))
+    keeps = list(dict.fromkeys(parse_keep(part) for part in _parts("keep", wanted.keep) or ["0.25"]))
     settings = given(wanted.settings, ("method", "keep"))
     if wanted.schedule is not None:
         settings["schedule"] = schedule_of(wanted.schedule)
@@ -189,5 +192,7 @@ def _arms(wanted: Wanted, task: str) -> list[Arm]:
     return arms(methods, keeps, settings, sanity=wanted.sanity, video=video)
 
 
-def _parts(text: str | None) -> list[str]:
+def _parts(name: str, text: str | None) -> list[str]:
+    if text is not None and not text.replace(",", "").strip():
+        raise UserError(f"--{name} {text!r} names nothing: give at least one, or leave it out")
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))

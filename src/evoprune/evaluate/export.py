@@ -23,6 +23,9 @@ def export(folder: Folder | Path, target: Path, *, ending: str | None = None) ->
     questions, which come in the order of the task. A spreadsheet has no control characters, and no cell of more than
     32767 characters; a .tsv has everything.
 
+    All but `index` is text. pandas reads answers such as "None" or "NA" as missing, and 007 as a number, unless told
+    otherwise: ``read_csv(path, sep="\\t", dtype=str, keep_default_na=False)``, and the same two with ``read_excel``.
+
     Parameters
     ----------
     folder

@@ -90,8 +90,13 @@ class Folder:
             )
 
     def _acquire(self) -> None:
-        self._tried(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        self._lock = self._tried(lambda: (self.path / LOCK).open("w"))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise FolderError(
+                f"{self.path} cannot be written ({error.strerror or error}): choose another folder"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
         except OSError as error:

@@ -105,7 +105,7 @@ def sweep(
             folder.refuse(task, arm, error)
         except FolderError:
             raise
-        except (RuntimeError, ValueError, TypeError, LookupError) as failure:
+        except (Exception, SystemExit) as failure:  # a harness may leave the program where a file is missing
             if not keep_going:
                 raise
             error = f"{task} {arm.slug} crashed: {type(failure).__name__}: {failure}"

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from ..embedded.tasks import TASKS as EMBEDDED
 from . import index
 from .data import DataMissing, check_data, include_paths
-from .judges import check_judges
+from .judges import check_judges, judge
 from .table import BENCHMARKS, GROUPS, Benchmark, benchmark
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "DataMissing",
     "benchmark",
     "check_data",
+    "check_frames",
     "check_judges",
     "generation",
     "include_paths",
+    "judge",
     "markdown",
     "modality",
     "resolve",
@@ -53,8 +55,9 @@ def resolve(names: Sequence[str]) -> list[str]:
 def _resolve(name: str) -> list[str]:
     known = {_folded(one.name): one for one in BENCHMARKS} | {_folded(one.title): one for one in BENCHMARKS}
     groups = {_folded(group): members for group, members in GROUPS.items()}
-    if name in EMBEDDED:
-        return [name]
+    own = {_folded(task): task for task in EMBEDDED}
+    if _folded(name) in own:
+        return [own[_folded(name)]]
     if any(name in one.tasks for one in BENCHMARKS):
         return [name]
     if _folded(name) in groups:
@@ -101,8 +104,15 @@ def modality(task: str) -> str:
     found = benchmark(task)
     if task in EMBEDDED or found is not None:
         return EMBEDDED[task] if found is None else found.modality
-    kwargs = index.config(index.paths()[task]).get("dataset_kwargs") or {}
+    path = index.paths().get(task)
+    kwargs = {} if path is None else index.config(path).get("dataset_kwargs") or {}
     return "video" if kwargs.get("video") or kwargs.get("From_YouTube") else "image"
+
+
+def check_frames(frames: int | None, tasks: Sequence[str]) -> None:
+    """Refuse a number of frames where no task shows videos; ValueError with the sentence."""
+    if frames is not None and all(modality(task) == "image" for task in tasks):
+        raise ValueError(f"frames={frames} is for videos, and {', '.join(tasks)} shows pictures alone: leave it out")
 
 
 def generation(task: str) -> dict[str, float | bool]:

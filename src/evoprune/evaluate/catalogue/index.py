@@ -90,6 +90,17 @@ def leaves(name: str) -> Iterator[str]:
         if isinstance(inner, str) and inner in paths():
             yield from leaves(inner)
         else:
+            if _likelihoods(paths()[name].parent):
+                raise ValueError(
+                    f"the group {name} of lmms-eval compares likelihoods of given answers, and pruned models are "
+                    "scored by what they generate: leave it out"
+                )
             raise ValueError(
                 f"the group {name} of lmms-eval has members that are no tasks of their own: name its tasks"
             )
+
+
+def _likelihoods(folder: Path) -> bool:
+    """Whether a folder's tasks let the model compare given answers."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.rglob("*yaml")))
+    return any((_line(text, "output_type") or "") in ("multiple_choice", "loglikelihood") for text in texts)

@@ -28,6 +28,17 @@ KEYS = {
 RULED = ("openai", "azure")  # kinds that MMBench's own client knows
 
 
+def judge(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return which judge the environment chooses, ``type`` and ``model``, where it is not the one of lmms-eval.
+
+    Runs that were scored by different ones are not to be mixed. The address of a server is left out.
+    """
+    environ = os.environ if environ is None else environ
+    kind, model = environ.get("API_TYPE", "").lower(), environ.get("MODEL_VERSION", "")
+    chosen = {"type": "" if kind == "openai" else kind, "model": model}
+    return {name: value for name, value in chosen.items() if value}
+
+
 def check_judges(tasks: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
     """Refuse tasks whose judge cannot be asked.
 

@@ -29,8 +29,8 @@ NAMED = 12  # flipped questions that the table names
 def compare(first: Path, second: Path) -> dict[str, Any]:
     """Return how the run in `second` differs from that in `first`, as JSON values.
 
-    Questions are paired by number, prompt and target. Those about one picture or video are a group where the task's
-    metric names it (Video-MME, MME, the embedded tasks); else each stands for itself, as the files do not tell.
+    Questions are paired by number, prompt and target. They are grouped as `evoprune eval` groups them, by picture or
+    video, where the task's metric names it (Video-MME, MME, MMBench, the embedded tasks); else each stands for itself.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``accuracy`` of both, their ``difference`` and ``relative`` accuracy (second to first) with 95 % paired
-        intervals; ``mcnemar``, null where scores are soft; ``p`` by flipped signs of groups; ``same_answers``, the
-        share of equal ones; ``lost`` and ``won``: numbers of the questions that changed from right to wrong, and back
-        (a soft score of at least `RIGHT` is right).
+        ``grouped``, whether the files tell which questions belong together; ``accuracy`` of both, their ``difference``
+        and ``relative`` accuracy (second to first) with 95 % paired intervals; ``mcnemar``, null where scores are soft;
+        ``p`` by flipped signs of groups; ``same_answers``, the share of equal ones; ``lost`` and ``won``: numbers of
+        the questions that changed from right to wrong, and back (a soft score of at least `RIGHT` is right).
 
     Raises
     ------
@@ -71,16 +71,18 @@ def _compared(task: str, lines: Sequence[dict[str, Any]], others: Sequence[dict[
     b = checked([samples.score(task, line) for line in others])
     pairs = list(zip(lines, others, strict=True))
     same = [normalised(samples.answer(one)) == normalised(samples.answer(two)) for one, two in pairs]
-    groups = samples.groups(lines)
+    known = samples.groups(task, lines)
+    groups = known or [str(number) for number in range(len(lines))]
     pooled = Pooled({"a": a, "b": b, "same": np.array(same, dtype=np.float64)}, groups)
     told = None
     if binary(a) and binary(b):
         told = dict(zip(("only_first", "only_second", "p"), mcnemar(a, b), strict=True))
     return {
         "groups": pooled.groups,
+        "grouped": known is not None,
         "accuracy": [_list(pooled.share("a")), _list(pooled.share("b"))],
-        "difference": _list(pooled.difference("b", "a")),
-        "relative": _list(pooled.ratio("b", "a")),
+        "difference": _list(pooled.difference("b", "a", agree="same")),
+        "relative": _list(pooled.ratio("b", "a", agree="same")),
         "mcnemar": told,
         "p": float(sign_flip([b], a, groups)[0]),
         "same_answers": _list(pooled.share("same")),
@@ -105,6 +107,11 @@ def table(found: dict[str, Any]) -> Table:
     ]
     title = f"{found['task']}: {found['questions']} questions in {found['groups']} groups"
     notes = [f"first: {found['files'][0]}", f"second: {found['files'][1]}"]
+    if not found["grouped"]:
+        notes.append(
+            "the files do not tell which questions share a picture or video: all are taken as independent, and where "
+            "they are not, the intervals are too narrow and p too small"
+        )
     if told is None:
         notes.append("scores are soft: McNemar's test does not apply, and at least 0.5 counts as right")
     return Table(title, ("", "value [95 % interval]"), tuple(rows), tuple(notes))

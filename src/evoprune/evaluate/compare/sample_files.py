@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 NAME = re.compile(r"samples_(?P<task>.+)$")  # <stamp>_samples_<task>.jsonl
-GROUPS = ("group", "videoID", "question_id")  # fields by which tasks name the picture or video in their metric
 KEPT = frozenset({"doc_id", "doc_hash", "target", "filtered_resps", "resps", "input", "token_counts"})  # no metrics
 Key = tuple[str, str, str]
 
@@ -59,13 +58,20 @@ def answer(line: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def groups(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the picture or video of each line where the task's metric names it in all of them, else its own number."""
-    metrics = [
-        [value for name, value in line.items() if name not in KEPT and isinstance(value, dict)] for line in lines
-    ]
-    for name in GROUPS:
-        labels = [next((str(value[name]) for value in values if name in value), None) for values in metrics]
-        if None not in labels:
-            return [str(label) for label in labels]
-    return [str(number) for number in range(len(lines))]
+def groups(task: str, lines: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Return the picture or video of each line as `evoprune eval` groups questions, None where a line does not tell.
+
+    lmms-eval leaves the document out of its files; what is left of it are the fields that a task puts in its metric.
+    """
+    from ..catalogue.questions import group
+
+    found = []
+    for line in lines:
+        fields: dict[str, Any] = {}
+        for name, value in line.items():
+            if name not in KEPT and isinstance(value, dict):
+                fields |= value
+        if task.startswith("refcoco") and "file_name" not in fields:
+            return None  # else each box would be a group of its own
+        found.append(group(task, fields))
+    return found if all(found) else None

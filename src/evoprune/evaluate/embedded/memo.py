@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -59,7 +61,10 @@ class TowerMemo:
         self.encoded = self.reused = self.size = 0
         self._kept: OrderedDict[Key, Rows] = OrderedDict()
         self._outlines: dict[Kind, Any] = {}
+        self._tower: weakref.ref[Any] | None = None
         self._weights: list[tuple[int, int]] = []
+        self._sum: int | None = None  # of the weights, None until an `over` has looked
+        self._looked = False
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -86,6 +91,10 @@ class TowerMemo:
         entry = None if handle is None else handle._entry
         family = find(unwrap(model)) if entry is None else entry.family
         state = None if entry is None else entry.state
+        if self._tower is None or self._tower() is not family.tower:  # another one may have the same addresses
+            self.clear()
+            self._tower = weakref.ref(family.tower)
+        self._looked = False
         with ExitStack() as stack:
             if isinstance(family.form, Batched) and (entry is None or entry.tower.batch is None):
                 wrapped = self._wrap(family.tower.forward, family, state)
@@ -103,13 +112,23 @@ class TowerMemo:
             pixels = rest.pop("pixel_values", None)
             if not serves(family, state, pixels, rest):
                 return original(*args, **kwargs)
-            now = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
-            if now != self._weights:  # moved, or changed in place
-                self.clear()
-                self._weights = now
+            self._check(weights)
             return self._run(original, pixels, rest, family, state)
 
         return forward
+
+    def _check(self, weights: list[Tensor]) -> None:
+        """Forget everything where the weights have changed: moved, in place, or since the last `over` in their bytes.
+
+        Changes through ``.data`` and of inference tensors, which count no versions, are noticed by the next `over`.
+        """
+        now = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]
+        if self._looked and now == self._weights:
+            return
+        found = checksum(weights)
+        if now != self._weights or found != self._sum:
+            self.clear()
+        self._weights, self._sum, self._looked = now, found, True
 
     def _run(self, original: Call, pixels: Tensor, rest: Any, family: Family, state: TowerState | None) -> Any:
         kind = kind_of(pixels, rest, family, state)
@@ -141,6 +160,14 @@ class TowerMemo:
         self._kept.move_to_end(key)
         while self.size > self.limit:
             self.size -= _bytes(self._kept.popitem(last=False)[1])
+
+
+def checksum(weights: Iterable[Tensor]) -> int:
+    """Return the CRC-32 of all bytes of the tensors, in order."""
+    found = 0
+    for one in weights:
+        found = zlib.crc32(one.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data, found)
+    return found
 
 
 def _bytes(rows: Rows) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ... import __version__, tiny
-from ...bench.manifest import processor_name
 from ...errors import unknown
 from ...identity import identify
 from ...models import find
@@ -26,6 +25,7 @@ from ...tiny.video import benchmark as clips
 from ...tiny.video.clips import FRAMES
 from .tasks import MODELS, TASKS
 from .tasks import SPLIT as _SPLIT
+from .told import place
 
 SPLIT: pixels.Split = _SPLIT  # type: ignore[assignment]
 
@@ -81,7 +81,6 @@ class EmbeddedModel:
     def facts(self) -> dict[str, Any]:
         """Return what decides the answers of the model and which questions there are, as JSON values without paths."""
         home, bench = folder(self.name), scenes if self.modality == "image" else clips
-        place = self.model.device
         return {
             "model": self.name,
             "fingerprint": identify(self.model.config).fingerprint,
@@ -90,7 +89,7 @@ class EmbeddedModel:
             "template": hashlib.sha256(self.processor.chat_template.encode()).hexdigest(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": self.model.config._attn_implementation,
-            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name(),
+            **place(self.model.device),
             "benchmark": {
                 "task": self.task,
                 "split": SPLIT,

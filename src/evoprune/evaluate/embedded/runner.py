@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from . import tasks as embedded_tasks
 from .memo import TowerMemo
 from .model import BATCH, EmbeddedModel
 from .tasks import MODELS, TASKS
+from .told import told
 
 _SPEED = ("encoder_batch", "encoder_mode")  # of the options: how the tower runs, not what it makes
 
@@ -106,7 +105,7 @@ class Embedded:
             "limit": self.limit,
             "batch": self.batch,  # sums round differently, and a close choice may fall another way
             "options": {key: self.options[key] for key in sorted(self.options)},
-            "defaults": {key: _told(value) for key, value in sorted(self.defaults.items())},
+            "defaults": told(self.defaults),
         }
 
     def video(self, task: str) -> bool:
@@ -189,10 +188,3 @@ class Embedded:
         except (TypeError, ValueError) as error:
             raise Refused(str(error)) from error
         return sample_indices(frames, schedules.count(share, frames))
-
-
-def _told(value: Any) -> Any:
-    """Return a setting as what it says: of a file its digest, as a path says nothing on another machine."""
-    if isinstance(value, (str, Path)) and Path(value).is_file():
-        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    return value

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from ..arms import FULL, Arm
 from ..folder import Folder, FolderError
-from .times import FILE, FORMAT, entry, load, native, ratio, refusal, value
+from .times import FILE, FORMAT, entry, inputs, load, modality, native, note, of_task, ratio, refusal, value
 
-__all__ = ["FILE", "FORMAT", "PICTURE", "load", "measure", "native", "ratio", "refusal", "value"]
+__all__ = [
+    "FILE", "FORMAT", "PICTURE", "inputs", "load", "measure", "modality", "native", "note", "of_task", "ratio",
+    "refusal", "value",
+]  # fmt: skip
 
 PICTURE = (480, 640)  # height and width of the pictures and frames that are timed
 
@@ -54,7 +58,7 @@ def measure(
     batch, repeats, decode
         Prompts a call, timed rounds, and tokens generated behind the first one.
     advance
-        Told what is done, how many steps are behind it and how many there are.
+        Told what is done, the number of that step, and of all.
 
     Raises
     ------
@@ -67,13 +71,11 @@ def measure(
     told = configuration(model, options or {}, frames, batch, repeats, decode, picture)
     found = _resumed(folder, told)
     todo = _budgets([arm for arm in _once(arms) if entry(found, arm) is None])
-    steps, done = sum((2 + repeats) * (len(part) + 2) for part in todo), 0
+    steps, numbers = sum((2 + repeats) * (len(part) + 2) for part in todo), count(1)
     for part in todo:
 
         def step(what: str) -> None:
-            nonlocal done
-            done += 1
-            advance(what, done, steps)
+            advance(what, next(numbers), steps)
 
         measured = run(model, processor, part, told, defaults or {}, options or {}, step)
         found["runs"].append({"manifest": manifest(dtype=told["dtype"]), **measured})
@@ -101,7 +103,7 @@ def _once(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _budgets(arms: Sequence[Arm]) -> list[list[Arm]]:
-    found: dict[Any, list[Arm]] = {}
+    found: dict[str, list[Arm]] = {}
     for arm in arms:
-        found.setdefault(arm.keep, []).append(arm)
+        found.setdefault(repr(arm.keep), []).append(arm)  # 1 token and the share 1.0 are two budgets
     return list(found.values())

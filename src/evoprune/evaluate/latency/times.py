@@ -10,6 +10,7 @@ from typing import Any
 
 from ...bench.results import RATIOS
 from ..arms import FULL, Arm
+from ..embedded.tasks import TASKS
 from ..folder import Folder, FolderError
 
 FORMAT = "evoprune.latency/1"
@@ -70,6 +71,48 @@ def native(latency: Mapping[str, Any] | None, stage: str) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def modality(latency: Mapping[str, Any] | None) -> str | None:
+    """Return ``"image"`` or ``"video"``, what the prompts showed that were timed; None where nothing was."""
+    if latency is None or not latency["runs"]:
+        return None
+    return "image" if latency["configuration"].get("frames") is None else "video"
+
+
+def inputs(latency: Mapping[str, Any]) -> str:
+    """Return what was timed in words, such as ``"prompts with one picture of 480 x 640, batch 16"``."""
+    told = latency["configuration"]
+    frames, size = told.get("frames"), told.get("picture")
+    what = "one picture" if frames is None else f"a video of {frames} {'frame' if frames == 1 else 'frames'}"
+    return f"prompts with {what}{f' of {size[0]} x {size[1]}' if size else ''}, batch {told.get('batch')}"
+
+
+def of_task(latency: Mapping[str, Any] | None, task: str) -> Mapping[str, Any] | None:
+    """Return the times if they are of what a task shows; None where pictures were timed and it shows videos, or back.
+
+    A task of somebody else, of which that is not known, gets them.
+    """
+    shown = _shows(task)
+    return latency if shown is None or modality(latency) == shown else None
+
+
+def note(latency: Mapping[str, Any], task: str | None = None) -> str:
+    """Return what has to be read below a table with times, of all tasks or of one."""
+    if task is not None and latency["runs"] and of_task(latency, task) is None:
+        return f"time: not measured; {inputs(latency)} were timed, which {task} does not show"
+    return f"time: to the first token, as a share of the unpruned model's; {inputs(latency)}"
+
+
+def _shows(task: str) -> str | None:
+    from .. import catalogue
+
+    if task in TASKS:
+        return TASKS[task]
+    try:
+        return catalogue.modality(task)
+    except (ImportError, ValueError, LookupError):
+        return None
+
+
 def refusal(latency: Mapping[str, Any] | None, arm: Arm) -> str | None:
     """Return why an arm could not be timed, None where it was, or was not tried."""
     found = entry(latency, arm)
@@ -79,12 +122,12 @@ def refusal(latency: Mapping[str, Any] | None, arm: Arm) -> str | None:
 def entry(latency: Mapping[str, Any] | None, arm: Arm) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return the run that holds an arm, and what it holds of it: of the unpruned model the first run's base."""
     runs = [] if latency is None else latency["runs"]
-    wanted = replace(arm, seed=None)
+    wanted = replace(arm, seed=None).slug  # arms with 1 token and with the share 1.0 are equal, their slugs are not
     for run in runs:
         if arm.method == FULL and (base := _base(run, None)) is not None:
             return run, base
         for one in run["arms"]:
-            if Arm.from_dict(one["arm"]) == wanted:
+            if Arm.from_dict(one["arm"]).slug == wanted:
                 return run, one
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ... import __version__
 from ...tiny.defaults import EMBEDDED, folder
 
+KINDS = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")  # files of a model
 WHOLE = 64 << 20  # bytes of a file that is hashed whole; larger ones count by their size and their ends
 
 
@@ -23,24 +23,16 @@ def resolved(name: str) -> str:
 def facts(name: str, base: str, config: Any) -> dict[str, Any]:
     """Return the model, its revision on the hub or the digest of its folder, its class, and the versions."""
     path = Path(resolved(name))
-    local = path.is_dir()
+    files = sorted({file for kind in KINDS for file in path.glob(kind)}) if path.is_dir() else []
     return {
         "model": name,
-        "revision": digest(*sorted(path.glob("*"))) if local else getattr(config, "_commit_hash", None),
+        "revision": digest(*files) if files else getattr(config, "_commit_hash", None),
         "base": base,
         "prompts": "evoprune" if base == "auto" else "lmms-eval",
         "versions": {
             "evoprune": __version__,
             **{package: version(package) for package in ("lmms-eval", "torch", "transformers")},
         },
-    }
-
-
-def told(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as what they say: of a file its digest, as a path says nothing on another machine."""
-    return {
-        name: f"sha256:{digest(Path(value))}" if isinstance(value, (str, Path)) and Path(value).is_file() else value
-        for name, value in sorted(values.items())
     }
 
 

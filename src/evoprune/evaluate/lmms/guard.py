@@ -1,42 +1,68 @@
-"""Whether a pruner that is applied had an effect: a class of lmms-eval may answer in ways that it never sees."""
+"""Whether the model saw what a task shows, and whether a pruner that is applied had an effect.
+
+A class of lmms-eval may drop pictures, or answer in ways that the model's `generate` never sees.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...pruners import Pruner
-from .seen import Seen
+from ...apply import Handle
+from .seen import Seen, placeholders
 
 
-def check_pruned(lm: Any, pruners: Sequence[Pruner], requests: Sequence[Any], seen: Seen) -> None:
-    """Refuse answers about pictures of which nothing was pruned.
+class Unseen(RuntimeError):
+    """Pictures of prompts have not reached the model, which would be scored on their texts alone."""
 
-    Prompts without pictures alone are no error, and neither is an int `keep` that no picture reaches.
+
+def check_shown(lm: Any, handle: Handle | None, requests: Sequence[Any], seen: Seen) -> None:
+    """Refuse answers to prompts whose pictures the model was not given, or that a pruner has left whole.
+
+    Prompts without pictures are no error, and neither are pictures too small for a pruner to drop anything of.
 
     Parameters
     ----------
+    handle
+        Of the pruner in force, None for the model as it is.
     seen
         What `generate` of the model was given for these requests.
 
     Raises
     ------
+    Unseen
+        The class has not used `generate`, or has not given it the pictures.
     RuntimeError
-        The class has not used `generate`, has not given it the pictures, or a share below 1 left everything.
+        Nothing was dropped where the plan drops something.
     """
-    name = pruners[0].name
-    if not seen.prompts or (not seen.pictured and any(_shows(lm, request) for request in requests)):
-        raise RuntimeError(
-            f"{name} pruned nothing: {type(lm).__name__} answered {len(requests)} requests without giving pictures and "
+    pruner = None if handle is None else handle.pruners[0]
+    name = "" if pruner is None else f"{pruner.name} pruned nothing: "
+    if not _given(lm, handle, requests, seen):
+        raise Unseen(
+            f"{name}{type(lm).__name__} answered {len(requests)} requests without giving pictures and "
             "prompt to the model's generate, so choose another base, for example base=auto"
         )
-    share = max((one.keep for one in pruners if isinstance(one.keep, float)), default=1.0)
-    unpruned = seen.pictured and seen.short == seen.full and sum(seen.layers) == seen.full * len(seen.layers)
-    if unpruned and share < 1.0:
+    whole = seen.short == seen.full and sum(seen.layers) == seen.full * len(seen.layers)
+    if pruner is not None and seen.meant and whole:
         raise RuntimeError(
-            f"{name} with keep={share} pruned nothing of {seen.pictured} prompts with {seen.full} visual tokens: keep "
-            "less, or use method=none"
+            f"{pruner.name} with keep={pruner.keep} pruned nothing of {seen.pictured} prompts with {seen.full} visual "
+            "tokens: choose another base, for example base=auto"
         )
+
+
+def _given(lm: Any, handle: Handle | None, requests: Sequence[Any], seen: Seen) -> bool:
+    if not seen.prompts:
+        return handle is None  # a class may call the model otherwise, which matters to a pruner alone
+    if seen.pictured == seen.prompts or not placeholders(lm.model):
+        return True
+    if seen.prompts != len(requests):  # asked several times: then which prompt is whose is not known
+        return bool(seen.pictured) or not any(_shows(lm, request) for request in requests)
+    shown = 0
+    for request in requests:
+        shown += _shows(lm, request)
+        if shown > seen.pictured:
+            return False
+    return True
 
 
 def _shows(lm: Any, request: Any) -> bool:

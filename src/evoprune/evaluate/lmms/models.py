@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import torch
@@ -16,11 +17,11 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 
 from ...apply import apply
-from ...errors import unknown
 from ...tiny.defaults import EMBEDDED, defaults, folder
 from .arguments import parameters_of, parse
 from .cache import check_cache
 from .exit import fail, failing_loudly
+from .setup import STOCK
 from .watch import Watch
 
 BASE = "llava_hf"
@@ -36,8 +37,20 @@ def base_class(base: str, simple: bool = False) -> type:
         return AutoModel
     names = list_available_models(include_aliases=True)
     if base not in names or base == "evoprune":
-        raise ValueError(unknown("base", base, ["auto", *(name for name in names if name != "evoprune")]))
+        near = get_close_matches(base, ["auto", *(name for name in names if name != "evoprune")], n=1, cutoff=0.5)
+        raise ValueError(
+            f"unknown base {base!r}: {f'did you mean {near[0]!r}? ' if near else ''}choose auto, "
+            f"{', '.join(dict.fromkeys(STOCK.values()))} or another class of lmms-eval for models of transformers"
+        )
     return get_model(base, simple)
+
+
+def check_batch(base: str, batch: int | str) -> None:
+    """Refuse a batch for a class that takes none; ValueError with the way out."""
+    if base in ONE_AT_A_TIME and str(batch) != "1":
+        raise ValueError(
+            f"base={base} answers one question at a time, not {batch}: leave the batch out, or use base=auto"
+        )
 
 
 def build(base: str, arguments: Mapping[str, Any], simple: bool = False) -> Any:
@@ -56,11 +69,7 @@ def build(base: str, arguments: Mapping[str, Any], simple: bool = False) -> Any:
         An unknown base, one without a model in this process, or a batch for a class that takes none.
     """
     kind = base_class(base, simple)
-    batch = arguments.get("batch_size", 1)
-    if base in ONE_AT_A_TIME and str(batch) != "1":
-        raise ValueError(
-            f"base={base} answers one question at a time, not {batch}: leave the batch out, or use base=auto"
-        )
+    check_batch(base, arguments.get("batch_size", 1))
     takes, name = parameters_of(kind), arguments.get("pretrained")
     arguments = dict(arguments)
     if name in EMBEDDED:

@@ -9,15 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+
 from ...apply import Handle, apply
+from ...models import FAMILIES
 from ...pruners import KeepFirst
 from ...tiny import defaults as brought
 from .. import catalogue
 from ..arms import FRAMES, Arm
 from ..embedded import tasks as embedded_tasks
+from ..embedded.told import place, told
 from ..records import Outcome, Question
 from ..sweep import Refused
-from .facts import facts, told
+from .checks import check_base, check_machine
+from .facts import facts
+from .generation import check as check_generation
 from .quiet import quiet
 from .setup import STOCK, arguments, config_of
 
@@ -55,7 +61,8 @@ class LmmsEval:
     Raises
     ------
     ValueError
-        lmms-eval is missing, an unknown base, an argument that its class does not take, or a number below 1.
+        lmms-eval is missing, an unknown base or one for other models, an argument or a value that its class or
+        generation does not take, a device or a package that is not there, or a number below 1.
     """
 
     harness = "lmms-eval"
@@ -81,11 +88,14 @@ class LmmsEval:
                 raise ValueError(f"{what}={value} asks nothing: give at least 1, or None for the default")
         self.name, self.limit, self.config = name, limit, config_of(name)
         self.base = base or STOCK.get(self.config.model_type, "auto")
+        check_base(self.base, self.config.model_type, name)
+        check_generation(gen_kwargs or {})
         self.options, self.gen_kwargs = dict(options or {}), dict(gen_kwargs or {})
         self.choices = {key: value for key, value in self.options.items() if key not in SPEED}
         self.defaults = {**brought.defaults(name), **(defaults or {})}
         wanted = {"batch": batch, "dtype": dtype, "device": device, "attention": attention, "frames": frames}
         self.arguments = {"pretrained": name, **arguments(self.base, wanted, model_args or {})}
+        check_machine(self.arguments)
         self._lm: Any = None
         self._questions: dict[str, tuple[Question, ...]] = {}
 
@@ -117,6 +127,8 @@ class LmmsEval:
         """Return the JSON values that decide the answers."""
         return {
             **facts(self.name, self.base, self.config),
+            **place(torch.device(self.arguments.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))),
+            "processes": int(os.environ.get("WORLD_SIZE", 1)),  # which batches there are depends on it
             "dtype": self.arguments.get("dtype", "float32" if self.name in brought.EMBEDDED else "auto"),
             "arguments": told(
                 {key: value for key, value in self.arguments.items() if key not in ("pretrained", "device")}
@@ -124,7 +136,8 @@ class LmmsEval:
             "limit": self.limit,
             "options": told(self.options),
             "defaults": told(self.defaults),
-            "gen_kwargs": told(self.gen_kwargs),
+            "gen_kwargs": dict(sorted(self.gen_kwargs.items())),
+            **({"judge": judge} if (judge := catalogue.judge()) else {}),
         }
 
     def video(self, task: str) -> bool:
@@ -150,9 +163,11 @@ class LmmsEval:
         RuntimeError
             Answers are missing.
         """
+        from .guard import Unseen
         from .watch import Watch
 
         begin, asked = time.perf_counter(), self.questions(task)
+        self._check_modality(task)
         processes = int(os.environ.get("WORLD_SIZE", 1))
         with ExitStack() as stack:
             if arm.method == FRAMES:
@@ -161,7 +176,10 @@ class LmmsEval:
             watch = Watch(self.lm, handle, advance=lambda n: advance(min(len(asked), n * processes)))
             stack.callback(watch.close)
             watch.install(frees=False)
-            results = self._evaluate(task)
+            try:
+                results = self._evaluate(task)
+            except Unseen as error:
+                raise Refused(str(error)) from error
         seen, seconds = watch.seen, time.perf_counter() - begin
         if results is None:  # another process has them
             return Outcome((), seconds=seconds)
@@ -191,12 +209,11 @@ class LmmsEval:
             return simple_evaluate(
                 model=self.lm,
                 tasks=[task],
-                task_manager=lmms_tasks.manager(task, self.limit, self.base),
+                task_manager=lmms_tasks.Settled(lmms_tasks.manager(task, self.limit, self.base), settings),
                 batch_size=self.arguments.get("batch_size", 1),
                 limit=self.limit,
                 log_samples=True,
                 bootstrap_iters=0,  # intervals are computed later, for all arms alike
-                gen_kwargs=",".join(f"{name}={value}" for name, value in settings.items()) or None,
                 verbosity="ERROR",
             )
 
@@ -211,6 +228,17 @@ class LmmsEval:
         except ValueError as error:
             raise Refused(str(error)) from error
         return stack.enter_context(handle)
+
+    def _check_modality(self, task: str) -> None:
+        """Refuse videos for a model of pictures, which would be asked without them.
+
+        Other classes of lmms-eval than those that are known here may show frames as pictures.
+        """
+        if self.base not in (*STOCK.values(), "auto") or not self.video(task):
+            return
+        family = next((one for one in FAMILIES if self.config.model_type in one.model_types), None)
+        if family is not None and "video" not in family.modalities:
+            raise Refused(f"{task} shows videos, and {family.name} sees pictures alone: choose a model for videos")
 
     def _fewer(self, task: str, arm: Arm, stack: ExitStack) -> None:
         from .frames import show_fewer

@@ -25,6 +25,8 @@ class Seen:
         Prompts, and those of them with visual tokens.
     full, short
         Visual tokens in the prompts as they were given, and of those that enter the language model.
+    meant
+        Calls of whose visual tokens some are to go.
     layers
         Visual tokens that leave each layer of the language model.
     prefills, milliseconds
@@ -37,6 +39,7 @@ class Seen:
     pictured: int = 0
     full: int = 0
     short: int = 0
+    meant: int = 0
     layers: list[int] = field(default_factory=list)
     prefills: int = 0
     milliseconds: float = 0.0
@@ -44,7 +47,7 @@ class Seen:
 
     def add(self, other: Seen, sign: int = 1) -> None:
         """Add what another process has seen."""
-        for name in ("prompts", "pictured", "full", "short", "prefills", "milliseconds", "empty"):
+        for name in ("prompts", "pictured", "full", "short", "meant", "prefills", "milliseconds", "empty"):
             setattr(self, name, getattr(self, name) + sign * getattr(other, name))
         self.leave([sign * count for count in other.layers])
 
@@ -86,6 +89,22 @@ class Seen:
         return found
 
 
+def placeholders(model: Any) -> list[int]:
+    """Return the tokens that stand for pictures and videos in the prompts of a model, none where it has no such."""
+    known = [getattr(model.config, name, None) for name in PLACEHOLDERS]
+    return [token for token in dict.fromkeys(known) if token is not None]
+
+
+def _meant(handle: Handle) -> bool:
+    """Whether the plan drops anything of the pictures of the last call; a share may round up to all of few tokens."""
+    counts = [budget.count for run in handle.stats._state.all_runs for budget in run.budgets]
+    if any(count.short < count.full for count in counts):
+        return True
+    decoder = handle._entry.decoder
+    left = [] if decoder is None else [(decoder.leaves(count.short, 1), count.short) for count in counts]
+    return any(min(layers, default=tokens) < tokens for layers, tokens in left)
+
+
 def note(seen: Seen, model: Any, handle: Handle | None, arguments: dict[str, Any]) -> None:
     """Note a call of `generate` that has just ended.
 
@@ -97,8 +116,7 @@ def note(seen: Seen, model: Any, handle: Handle | None, arguments: dict[str, Any
     ids = arguments.get("input_ids", arguments.get("inputs"))
     if not isinstance(ids, Tensor):
         return
-    known = [getattr(model.config, name, None) for name in PLACEHOLDERS]
-    known = [token for token in dict.fromkeys(known) if token is not None]
+    known = placeholders(model)
     counts = torch.isin(ids, torch.tensor(known, device=ids.device, dtype=ids.dtype)).sum(dim=1).tolist()
     full = sum(counts)
     seen.prompts += len(counts)
@@ -114,6 +132,7 @@ def note(seen: Seen, model: Any, handle: Handle | None, arguments: dict[str, Any
             "pruner, choose another base, for example base=auto"
         )
     seen.short += sum(stats.visual_tokens) if full else 0
+    seen.meant += bool(full) and _meant(handle)
     seen.leave([sum(counts) for counts in zip(*stats.decoder_tokens, strict=True)])
 
 

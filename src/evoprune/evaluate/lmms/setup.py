@@ -45,13 +45,14 @@ def arguments(base: str, wanted: Mapping[str, Any], more: Mapping[str, Any]) -> 
     Raises
     ------
     ValueError
-        lmms-eval is missing, an unknown base, or an argument that its class does not take.
+        lmms-eval is missing, an unknown base, or an argument or a value that its class does not take.
     """
     from .arguments import parameters_of
+    from .checks import check_types
 
     try:
         from .models import FRAMES as FRAME_NAMES
-        from .models import base_class
+        from .models import base_class, check_batch
 
         takes = parameters_of(base_class(base))
     except ImportError as error:
@@ -67,9 +68,12 @@ def arguments(base: str, wanted: Mapping[str, Any], more: Mapping[str, Any]) -> 
             continue
         if name in takes:
             found[name] = value
-        elif key != "attention":
+        elif (key, value) != ("attention", "sdpa"):  # which classes without a choice have anyhow
             raise ValueError(f"base={base} of lmms-eval takes no {key}={value}: leave it out, or use base=auto")
     for name in more:
         if name not in takes:
             raise ValueError(unknown(f"argument of base={base}", name, takes))
-    return found | dict(more)
+    check_types(base_class(base), more)
+    found |= more
+    check_batch(base, found.get("batch_size", 1))
+    return found

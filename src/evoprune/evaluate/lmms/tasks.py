@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,25 @@ def _manager(include: tuple[str, ...], defaults: bool, name: str) -> Any:
     from lmms_eval.tasks import TaskManager
 
     return TaskManager("ERROR", include_path=list(include), include_defaults=defaults, model_name=name)
+
+
+class Settled:
+    """A TaskManager whose tasks have these settings of generation over their own."""
+
+    def __init__(self, manager: Any, settings: Mapping[str, Any]):
+        self._manager, self._settings = manager, dict(settings)
+
+    def load_task_or_group(self, *args: Any, **kwargs: Any) -> Any:
+        """Load tasks as the TaskManager does."""
+        found = self._manager.load_task_or_group(*args, **kwargs)
+        for one in found.values():
+            # A copy: the dictionary may be that of the file, which later loads start from.
+            own = one.config.generation_kwargs or {}
+            one.set_config("generation_kwargs", copy.deepcopy({**own, **self._settings}))
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
 
 
 def load(task: str, limit: int | None, name: str) -> Any:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ...apply import Handle
 from ...models.undo import set_attribute
-from .guard import check_pruned
+from .guard import check_shown
 from .media import mend_media
 from .seen import Prefill, Seen, note
 
@@ -128,8 +128,8 @@ class Watch:
                 raise RuntimeError(
                     f"{type(self.lm).__name__} gave {len(answers)} answers to {len(asked)} requests: take another base"
                 )
-            if self.handle is not None and asked:
-                check_pruned(self.lm, self.handle.pruners, asked, self.seen.since(before))
+            if asked:
+                check_shown(self.lm, self.handle, asked, self.seen.since(before))
         except Stop as stop:
             return self._failed(stop.error, len(requests))
         except Exception as error:

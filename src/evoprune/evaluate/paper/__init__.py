@@ -8,9 +8,10 @@ from typing import Any
 
 from . import numbers as printed
 from .cells import Line, cells, embedded, lines
-from .notes import cautions, origins
+from .matches import entry_of, remarks
+from .notes import cautions, columns, origins, timed
 from .tables import TABLES, Table, find
-from .values import AVERAGES, LATENCIES, SECONDS, SHARE, entry_of, ours, theirs, within
+from .values import AVERAGES, LATENCIES, SECONDS, SHARE, ours, theirs, within
 
 __all__ = ["TABLES", "Rendered", "cells", "find", "lines", "render"]
 
@@ -61,8 +62,31 @@ def render(
     model = model or summary.get("configuration", {}).get("model")
     task = embedded(model)
     headings = _headings(one, task)
+    clock = timed(one, task, latency)
     listed = lines(table, model if task else None)
-    full = ours(one, listed[0], summary, latency, task, None)
+    values, refused = _values(one, listed, summary, clock, task, headings)
+    rows = tuple(_text(one, row, headings, task) for row in values)
+    notes = (
+        *origins(one, model, task, latency),
+        *([] if task else columns(one)),
+        *cautions(one, task, summary),
+        *remarks(summary, listed),
+        *printed.NOTES[table],
+        *refused,
+    )
+    return Rendered(one.title, ("arm", "kept", "line", *headings), rows, notes, tuple(values))
+
+
+def _values(
+    one: Table,
+    listed: Sequence[Line],
+    summary: Mapping[str, Any],
+    clock: Mapping[str, Any] | None,
+    task: str | None,
+    headings: Sequence[str],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The numbers of all lines, ours, the paper's and the differences, and which arms were refused."""
+    full = ours(one, listed[0], summary, clock, task, None)
     values: list[dict[str, Any]] = []
     refused: list[str] = []
     seen: set[str] = set()
@@ -74,7 +98,7 @@ def render(
         entries = [entry_of(summary, task_name, line) for task_name in summary["tasks"]]
         errors = [entry["error"] for entry in entries if entry and entry["error"]]
         refused += [f"{name} was refused: {errors[0]}" for _ in errors[:1]]
-        mine = ours(one, line, summary, latency, task, full)
+        mine = ours(one, line, summary, clock, task, full)
         values.append({"arm": line.arm.name, "keep": line.arm.keep, "line": "ours", **mine})
         paper = theirs(one, line.key)
         if paper is not None and line.key is not None:
@@ -85,9 +109,7 @@ def render(
                     name for name, gap in gaps.items() if gap is not None and _near(one, name, line, summary, paper)
                 ]
                 values.append({"arm": line.arm.name, "keep": None, "line": "difference", **gaps, "within": near})
-    rows = tuple(_text(one, row, headings, task) for row in values)
-    notes = (*origins(one, model, task, latency), *cautions(one, task, summary), *printed.NOTES[table], *refused)
-    return Rendered(one.title, ("arm", "kept", "line", *headings), rows, notes, tuple(values))
+    return values, refused
 
 
 def _name(line: Line) -> str:

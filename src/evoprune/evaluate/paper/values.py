@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..arms import FULL, Arm
+from ..arms import FULL
 from ..latency import times
 from . import numbers as printed
 from .cells import Line
+from .matches import entry_of, measured
 from .numbers import Key
 from .tables import Column, Table
 
@@ -35,9 +36,11 @@ def ours(
         ran = entry is not None and entry["accuracy"] is not None
         found = {task: 100 * entry["accuracy"][0] if ran and entry else None}
         names = [task]
-    arm = _measured(summary, line)
-    found |= {name: times.ratio(latency, arm, name) for name in LATENCIES}
-    found |= {SECONDS: times.value(latency, arm, "encoder"), SHARE: times.ratio(latency, arm, "encoder")}
+    arm = measured(summary, line)
+    clock = latency if arm is not None else None
+    arm = arm or line.arm
+    found |= {name: times.ratio(clock, arm, name) for name in LATENCIES}
+    found |= {SECONDS: times.value(clock, arm, "encoder"), SHARE: times.ratio(clock, arm, "encoder")}
     return found | _averages("" if task else table.name, [found[name] for name in names], full, names)
 
 
@@ -52,24 +55,6 @@ def theirs(table: Table, key: Key | None) -> Values | None:
         averages = _averages(table.name, [found[name] for name in names], native, names)
         found |= {name: averages[name] for name in ("mean", "mean of ratios")}
     return found
-
-
-def entry_of(summary: Mapping[str, Any], task: str, line: Line) -> dict[str, Any] | None:
-    """The summary's entry of an arm, whatever further settings the run gave it, and whatever its seed."""
-    wanted = line.arm
-    for entry in summary["tasks"].get(task, {"arms": []})["arms"]:
-        arm = entry["arm"]
-        same = (arm["method"], arm["keep"], arm["label"]) == (wanted.method, wanted.keep, wanted.label)
-        own = {name: value for name, value in wanted.settings.items() if name != "text_tower"}
-        if same and all(arm["settings"].get(name) == value for name, value in own.items()):
-            return entry
-    return None
-
-
-def _measured(summary: Mapping[str, Any], line: Line) -> Arm:
-    """The arm as it ran, with the settings of the run, which the times go by."""
-    entries = [entry_of(summary, name, line) for name in summary["tasks"]]
-    return next((Arm.from_dict(entry["arm"]) for entry in entries if entry), line.arm)
 
 
 def _benchmark(summary: Mapping[str, Any], column: Column, line: Line) -> float | None:

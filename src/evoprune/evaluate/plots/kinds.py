@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ def change_by_kind(summary: Mapping[str, Any], task: str, keep: int | float, pat
     rows = [next(arm for arm in arms if arm["name"] == name) for name in looks]
     change = np.array([[100 * (arm["kinds"][kind][0] - full["kinds"][kind][0]) for kind in kinds] for arm in rows])
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(2.4 + 0.86 * len(kinds), 1.3 + 0.3 * len(rows)), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(max(5.4, 2.4 + 0.86 * len(kinds)), max(3.4, 1.5 + 0.3 * len(rows))), layout="constrained"
+    )
     reach = max(1.0, float(np.abs(change).max()))
     image = axis.imshow(change, cmap="PuOr", vmin=-reach, vmax=reach, aspect="auto")
     for row, column in np.ndindex(*change.shape):
@@ -48,6 +50,17 @@ def change_by_kind(summary: Mapping[str, Any], task: str, keep: int | float, pat
     )
     axis.set_yticks(range(len(rows)), list(looks), fontsize=SMALL + 1)
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-    figure.colorbar(image, ax=axis, label="accuracy less the unpruned model's, points", fraction=0.04)
-    axis.set_xlabel("kind of question, the unpruned model's accuracy, and number of questions", fontsize=SMALL)
+    bar = figure.colorbar(image, ax=axis, fraction=0.04)
+    bar.set_label("accuracy less the\nunpruned model's, points", fontsize=SMALL)
+    axis.set_xlabel(
+        f"kind of question, the unpruned model's accuracy, and number of questions\n{_noise(kinds, full)}",
+        fontsize=SMALL,
+    )
     save(plt, figure, path)
+
+
+def _noise(kinds: Sequence[str], full: Mapping[str, Any]) -> str:
+    """How far chance alone moves an accuracy: a binomial's 95 % at one half, where it is widest."""
+    fewest = min(full["kinds"][kind][1] for kind in kinds)
+    points = 100 * 1.96 * (0.25 / fewest) ** 0.5 if fewest else 100.0
+    return f"noise: an accuracy over n = {fewest} questions moves by up to ±{points:.0f} points (95 %)"

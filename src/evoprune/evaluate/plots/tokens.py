@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def accuracy_by_tokens(summary: Mapping[str, Any], task: str, path: str | Path) 
     full, arms = ran(summary, task)
     looks = styles(arms)
     groups = [name for name in GROUPS if any(style.group == name for style in looks.values())]
+    floor = next((arm["name"] for arm in arms if arm["arm"]["method"] == "random"), None)
     plt = pyplot()
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
@@ -38,36 +39,44 @@ def accuracy_by_tokens(summary: Mapping[str, Any], task: str, path: str | Path) 
         for number, method in enumerate(mine):
             aside = DODGE ** (number - (len(mine) - 1) / 2)
             _line(axis, [arm for arm in arms if arm["name"] == method], method, looks[method], aside)
-        if "random" in looks and "random" not in mine:  # what every other group has to beat
-            _floor(axis, [arm for arm in arms if arm["name"] == "random"])
+        if floor and floor not in mine:  # what every other group has to beat
+            _floor(axis, [arm for arm in arms if arm["name"] == floor], looks[floor])
         if full is not None:
             axis.axhline(full["accuracy"][0], color="black", linewidth=1, label=FULL_NAME, zorder=0)
         axis.set_title(GROUPS[name][0], loc="left", fontsize=SMALL + 2)
         axis.legend(*_in_order(axis, mine), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=SMALL)
     for axis in axes.flat[len(groups) :]:
         axis.remove()
-    _share(list(zip(axes.flat, groups, strict=False)), arms)
+    _share(list(zip(axes.flat, groups, strict=False)), arms, None if full is None else full["tokens"])
     for axis in axes[:, 0]:
         axis.set_ylabel(f"accuracy, {task}")
     figure.supxlabel("visual tokens in the language model, mean over its layers", fontsize=SMALL + 2)
     save(plt, figure, path)
 
 
-def _share(panels: Sequence[tuple[Any, str]], arms: Sequence[Mapping[str, Any]]) -> None:
+def _share(panels: Sequence[tuple[Any, str]], arms: Sequence[Mapping[str, Any]], full: float | None) -> None:
     """One scale for all panels but that of the baselines, some of which lie far below everything else."""
-    shown = _apart(sorted({round(tokens(arm)) for arm in arms if len(set(arm["layers"])) < 2}))
-    for axis, _ in panels:
+    whole = {round(full)} if full else set()
+    outside = whole | {round(tokens(arm)) for arm in arms if not _inside(arm)}
+    for axis, name in panels:
+        inside = {round(tokens(arm)) for arm in arms if _inside(arm)}
+        shown = _apart(whole | inside | outside, 1.25) if name == "decoder" else _apart(outside, 1.45)
         axis.set_xscale("log", base=2)
         axis.set_xticks(shown, [str(n) for n in shown])
         axis.minorticks_off()
     spans = [axis.get_xlim() for axis, _ in panels]
     ranges = [axis.get_ylim() for axis, name in panels if name != "sanity"]
     for axis, name in panels:
-        axis.set_xlim(min(low for low, _ in spans), max(high for _, high in spans))
+        right = max(high for _, high in spans)
+        axis.set_xlim(min(low for low, _ in spans), max(right, 1.04 * full) if full else right)
         if name != "sanity":
             axis.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
         elif ranges:
             axis.set_title(f"{axis.get_title(loc='left')}, a scale of their own", loc="left", fontsize=SMALL + 2)
+
+
+def _inside(arm: Mapping[str, Any]) -> bool:
+    return len(set(arm["layers"])) > 1
 
 
 def _line(axis: Any, arms: Sequence[Mapping[str, Any]], name: str, style: Style, aside: float) -> None:
@@ -79,10 +88,13 @@ def _line(axis: Any, arms: Sequence[Mapping[str, Any]], name: str, style: Style,
     )  # fmt: skip
 
 
-def _floor(axis: Any, arms: Sequence[Mapping[str, Any]]) -> None:
+def _floor(axis: Any, arms: Sequence[Mapping[str, Any]], style: Style) -> None:
     x, value, low, high = _columns(arms)
-    axis.fill_between(x, low, high, color="#BBBBBB", alpha=0.4, linewidth=0, zorder=0)
-    axis.plot(x, value, color="#888888", linestyle="--", linewidth=1.2, label="random", zorder=1)
+    axis.fill_between(x, low, high, color=style.colour, alpha=0.2, linewidth=0, zorder=0)
+    axis.plot(
+        x, value, color=style.colour, marker=style.marker, linestyle=style.dash, linewidth=1.2, markersize=4,
+        label=arms[0]["name"], zorder=1,
+    )  # fmt: skip
 
 
 def _columns(arms: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
@@ -98,10 +110,10 @@ def _in_order(axis: Any, methods: Sequence[str]) -> tuple[list[Any], list[str]]:
     return [known[name] for name in order], order
 
 
-def _apart(values: Sequence[int]) -> list[int]:
+def _apart(values: Iterable[int], factor: float) -> list[int]:
     """Values far enough from each other on a logarithmic axis to be labelled, from the largest down."""
     found: list[int] = []
     for value in sorted(values, reverse=True):
-        if value > 0 and (not found or found[-1] / value >= 1.45):
+        if value > 0 and (not found or found[-1] / value >= factor):
             found.append(value)
     return found

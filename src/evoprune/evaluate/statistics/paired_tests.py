@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from .resampling import EXACT, ROOM, checked, grouped, scipy_stats
 
 FLIPS = 9999
+FLOOR = 2 / (FLIPS + 1)  # the least p of drawn flips; where all patterns are counted the least is above it
 
 
 def binary(scores: ArrayLike) -> bool:
@@ -57,15 +58,35 @@ def sign_flip(
     gaps = checked(scores) - checked(reference)
     where, count = grouped(groups)
     sums = np.stack([np.bincount(where, gap, count) for gap in gaps], axis=1) if len(gaps) else np.zeros((count, 0))
-    sums = sums[np.abs(sums).max(1, initial=0) > 10.0**-EXACT]  # flips of nothing only cost time
-    if len(sums) < 2:  # scipy wants two observations; of one, the difference and its opposite are equally likely
+    null, exact = flipped(sums, flips, seed)
+    if null is None:
         return np.ones(len(gaps))
+    seen = np.round(sums.sum(0), EXACT)
+    more = 0 if exact else 1  # what is seen is one of the patterns
+    tails = [(null <= seen).sum(0) + more, (null >= seen).sum(0) + more]
+    return np.minimum(1.0, 2 * np.minimum(*tails) / (len(null) + more))
+
+
+def flipped(sums: np.ndarray, flips: int, seed: int = 0) -> tuple[np.ndarray | None, bool]:
+    """Return the column sums of `sums` (groups, columns) with signs of rows flipped, and whether in all patterns.
+
+    Returns
+    -------
+    ndarray or None
+        float64 (patterns, columns): all patterns of signs where they are no more than `flips`, else that many drawn
+        ones. None where fewer than two rows hold anything: a difference and its opposite are equally likely.
+    bool
+        Whether they are all.
+    """
+    sums = sums[np.abs(sums).max(1, initial=0) > 10.0**-EXACT]  # flips of nothing only cost time
+    if len(sums) < 2:
+        return None, True
 
     def statistic(signs: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.round(signs @ sums, EXACT)
 
     found = scipy_stats().permutation_test(
-        (np.ones(len(sums)),),  # scipy flips the signs of ones, once for all arms
+        (np.ones(len(sums)),),  # scipy flips the signs of ones, once for all columns
         statistic,
         permutation_type="samples",
         vectorized=True,
@@ -73,7 +94,7 @@ def sign_flip(
         batch=max(1, min(1000, ROOM // len(sums))),
         rng=np.random.default_rng(seed),
     )
-    return np.asarray(found.pvalue)
+    return found.null_distribution, 2 ** len(sums) <= flips
 
 
 def corrected(p: Sequence[float]) -> list[float]:

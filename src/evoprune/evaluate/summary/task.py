@@ -10,16 +10,20 @@ import numpy as np
 from ..arms import FULL
 from ..records import Question
 from ..statistics import RIGHT, Interval, Pooled
-from ..statistics.paired_tests import binary, corrected, mcnemar, sign_flip
-from ..statistics.ranks import ranks
+from ..statistics.paired_tests import FLOOR, binary, corrected, mcnemar, sign_flip
+from ..statistics.ranks import places, told_apart
+from .baselines import baseline
 from .rows import Row, budgets
 
 
 def task_summary(questions: Sequence[Question], found: Sequence[Row]) -> dict[str, Any]:
     """Return the entry of a task: its counts, and one entry an arm in the order of `found`.
 
-    A comparison is null where its other side did not run (the unpruned model, random or down-sampled input at the
-    budget), and of the other side with itself. Where scores are soft, an answer of at least `RIGHT` is right.
+    A comparison is null where its other side did not run (the unpruned model; random or down-sampled input at the
+    budget and with the arm's settings, named in ``baselines``), and of the other side with itself. ``ahead_of`` and
+    ``behind`` are the slugs of the arms at its budget that it is told apart from, every pair compared at once, and
+    ``rank`` counts them. A p of ``p_floor`` may be smaller: no drawn flip went as far. Where scores are soft, an answer
+    of at least `RIGHT` is right.
     """
     groups = [question.group or f"\0{question.id}" for question in questions]
     ran = [row for row in found if row.error is None]
@@ -27,24 +31,26 @@ def task_summary(questions: Sequence[Question], found: Sequence[Row]) -> dict[st
     pooled = Pooled(_columns(ran, full), groups)
     p = _against(full, [row for row in ran if row is not full], groups)
     q = dict(zip(p, corrected(list(p.values())), strict=True))
-    places = _ranks(pooled, ran)
+    ranked = _ranked(pooled, ran)
     arms = []
     for row in found:
-        entry = {"arm": row.arm.to_dict(), "name": row.arm.name, "seeds": row.seeds, "error": row.error}
+        entry: dict[str, Any] = {"arm": row.arm.to_dict(), "name": row.arm.name}
+        entry |= {"seeds": row.seeds, "error": row.error}
         if row.error is None:
             slug = row.arm.slug
             entry |= {"tokens": row.tokens, "layers": list(row.layers), **_beside(pooled, row, full)}
             entry |= {"ahead_of_random": _ahead(pooled, row, ran), "group_a": _group_a(pooled, row, ran, full)}
-            entry |= {"p": _short(p.get(slug)), "q": _short(q.get(slug)), "rank": places.get(slug)}
+            entry |= {"baselines": _baselines(row, ran)}
+            entry |= {"p": _short(p.get(slug)), "q": _short(q.get(slug)), **ranked.get(slug, {})}
             entry |= {"kinds": _kinds(row, questions), "empty": row.empty, "metrics": dict(row.metrics)}
         arms.append({**NOTHING, **entry})
-    return {"questions": len(questions), "groups": len(set(groups)), "arms": arms}
+    return {"questions": len(questions), "groups": len(set(groups)), "p_floor": FLOOR, "arms": arms}
 
 
 NOTHING: dict[str, Any] = {
     "tokens": None, "layers": [], "accuracy": None, "relative": None, "difference": None, "mcnemar": None, "p": None,
-    "q": None, "ahead_of_random": None, "loyalty": None, "group_a": None, "kinds": {}, "empty": 0, "rank": None,
-    "metrics": {},
+    "q": None, "baselines": {}, "ahead_of_random": None, "loyalty": None, "group_a": None, "kinds": {}, "empty": 0,
+    "rank": None, "ahead_of": None, "behind": None, "metrics": {},
 }  # fmt: skip
 """What an arm that did not run has."""
 
@@ -61,23 +67,17 @@ def _columns(ran: Sequence[Row], full: Row | None) -> dict[Hashable, np.ndarray]
         columns[row.arm.slug] = row.scores
         if full is not None:
             columns["same", row.arm.slug] = row.agreement(full)
-    for budget, members in budgets(ran).items():
-        down = _of(members, "downsample")
-        if full is None or down is None:
-            continue
-        columns["hard", budget] = mask = hard(full.scores, down.scores).astype(np.float64)
-        columns |= {("hard", row.arm.slug): row.scores * mask for row in members}
+        down = baseline(row, ran, "downsample")
+        if full is not None and down is not None:
+            mask = hard(full.scores, down.scores).astype(np.float64)
+            columns |= {("hard", down.arm.slug): mask, ("right", row.arm.slug): row.scores * mask}
     return columns
 
 
-def _of(members: Sequence[Row], method: str) -> Row | None:
-    """Return a baseline of a budget: the one without settings of its own, where there are several."""
-    those = [row for row in members if row.arm.method == method]
-    return min(those, key=lambda row: (len(row.arm.settings), row.arm.slug), default=None)
-
-
-def _same_budget(row: Row, ran: Sequence[Row], method: str) -> Row | None:
-    return _of(budgets(ran).get(row.budget, []), method) if row.arm.method != FULL else None
+def _baselines(row: Row, ran: Sequence[Row]) -> dict[str, str]:
+    """Return the slugs of the runs that an arm is compared with, none of those that are the arm itself."""
+    found = {method: baseline(row, ran, method) for method in ("random", "downsample") if method != row.arm.method}
+    return {method: one.arm.slug for method, one in found.items() if one is not None}
 
 
 def _against(full: Row | None, rest: Sequence[Row], groups: Sequence[str]) -> dict[str, float]:
@@ -103,18 +103,18 @@ def _beside(pooled: Pooled, row: Row, full: Row | None) -> dict[str, Any]:
 
 
 def _ahead(pooled: Pooled, row: Row, ran: Sequence[Row]) -> list[float] | None:
-    random = _same_budget(row, ran, "random")
+    random = baseline(row, ran, "random")
     if random is None or row.arm.method == "random":
         return None
     return _list(pooled.difference(row.arm.slug, random.arm.slug))
 
 
 def _group_a(pooled: Pooled, row: Row, ran: Sequence[Row], full: Row | None) -> dict[str, Any] | None:
-    down = _same_budget(row, ran, "downsample")
-    if full is None or down is None or down is row:
+    down = baseline(row, ran, "downsample")
+    if full is None or down is None or row.arm.method == "downsample":
         return None
-    whole = ("hard", row.budget)
-    return {"questions": int(pooled.total(whole)), "accuracy": _list(pooled.share(("hard", row.arm.slug), whole))}
+    whole = ("hard", down.arm.slug)
+    return {"questions": int(pooled.total(whole)), "accuracy": _list(pooled.share(("right", row.arm.slug), whole))}
 
 
 def _kinds(row: Row, questions: Sequence[Question]) -> dict[str, Any]:
@@ -123,12 +123,20 @@ def _kinds(row: Row, questions: Sequence[Question]) -> dict[str, Any]:
     return {kind: [float(row.scores[kinds == kind].mean()), int((kinds == kind).sum())] for kind in named}
 
 
-def _ranks(pooled: Pooled, ran: Sequence[Row]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
+def _ranked(pooled: Pooled, ran: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return each arm's rank within its budget and whom it is ahead of and behind, every pair compared at once."""
+    found: dict[str, dict[str, Any]] = {}
     for members in budgets(ran).values():
         slugs = [row.arm.slug for row in members]
-        places |= {slug: list(rank) for slug, rank in zip(slugs, ranks(pooled, slugs), strict=True)}
-    return places
+        signs = told_apart(pooled, slugs)
+        for slug, rank, told in zip(slugs, places(signs), signs.tolist(), strict=True):
+            others = list(zip(slugs, told, strict=True))
+            found[slug] = {
+                "rank": list(rank),
+                "ahead_of": sorted(other for other, sign in others if sign > 0),
+                "behind": sorted(other for other, sign in others if sign < 0),
+            }
+    return found
 
 
 def _list(found: Interval | None) -> list[float] | None:

@@ -29,8 +29,7 @@ def rich_tables(summary: Mapping[str, Any], latency: Mapping[str, Any] | None = 
 
     for table in tables(summary, latency):
         yield rich_table(table)
-    time = "" if latency is None else " time: to the first token, as a share of the unpruned model's."
-    yield Text(f"\n{LEGEND}{time}", style="dim")
+    yield Text(f"\n{LEGEND}", style="dim")
 
 
 def rich_table(table: Table) -> Fitted:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..arms import FULL, Arm
+from ..latency import times
 from ..statistics.ranks import shown
+from .names import beside_random, rows_names, slug
+from .notes import notes, overall_notes
 
 NONE = "–"
+MARKS = {1: " +", 0: "", -1: " -"}  # beside random
 LEGEND = (
-    "In brackets: 95 % intervals, paired bootstrap over groups of questions. relative: accuracy / unpruned accuracy. "
-    "q: p of the difference to the unpruned model (signs of groups flipped), corrected for all arms of the task "
-    "(Benjamini-Hochberg). loyalty: share of answers equal to the unpruned model's. group A: accuracy where the "
-    "unpruned model is right and down-sampled input is wrong. rank: all that are left at 95 %, for all pairs at once."
+    "In brackets: 95 % intervals, paired bootstrap over groups; a group is all questions about one picture or clip. "
+    "full: the unpruned model. relative: accuracy / unpruned accuracy. q: p of the difference to the unpruned model "
+    "(signs of groups flipped), corrected for all arms of the task (Benjamini-Hochberg); ≤: no drawn flip went as far. "
+    "rank: the places that an arm may have when every pair at its budget is compared at once at 95 %. ahead of random: "
+    "accuracy minus that of random at the same budget and settings; + or - where the same comparison of every pair "
+    "tells the two apart. loyalty: share of answers equal to the unpruned model's. group A: accuracy on the questions "
+    "that the unpruned model has right and down-sampled input wrong; they are selected by where down-sampling fails, "
+    "so that arms which blur likewise look worse there."
 )
 
 
@@ -64,9 +72,11 @@ def task_tables(summary: Mapping[str, Any], task: str, latency: Mapping[str, Any
         keep = arms[0]["arm"]["keep"] if arms else None
         title = f"{task}, {budget(keep)}: {asked}" if arms else f"{task}: {asked}"
         missing = [gap for gap in summary["missing"] if gap["task"] == task and repr(gap["keep"]) == repr(keep)]
-        columns = _columns([*full, *arms], latency)
-        rows = tuple(tuple(cell(arm) for cell in columns.values()) for arm in [*full, *arms])
-        found.append(Table(title, tuple(columns), rows, tuple(_notes(entry["questions"], [*full, *arms], missing))))
+        shown = [*full, *arms]
+        columns = _columns(shown, latency, entry["p_floor"], task)
+        rows = tuple(tuple(cell(arm) for cell in columns.values()) for arm in shown)
+        below = [*notes(entry["questions"], shown, missing), *([] if latency is None else [times.note(latency, task)])]
+        found.append(Table(title, tuple(columns), rows, tuple(below)))
     return found
 
 
@@ -82,7 +92,7 @@ def overall_table(summary: Mapping[str, Any]) -> Table:
         for one in summary["overall"]
     )
     tasks = summary["tasks"]
-    return Table(f"All {len(tasks)} tasks: {', '.join(tasks)}", headings, rows)
+    return Table(f"All {len(tasks)} tasks: {', '.join(tasks)}", headings, rows, tuple(overall_notes(summary)))
 
 
 _OVERALL = ("mean_accuracy", "mean_of_ratios", "ratio_of_means")
@@ -105,34 +115,43 @@ def interval(values: Sequence[float] | None) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _columns(arms: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | None) -> dict[str, Any]:
+def _columns(
+    arms: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | None, floor: float, task: str
+) -> dict[str, Callable[[Mapping[str, Any]], str]]:
     """Return the heading of each column, and what writes its cell of an arm."""
-    names = [arm["name"] for arm in arms]
-    hard = next((arm["group_a"]["questions"] for arm in arms if arm["group_a"] is not None), None)
-    columns: dict[str, Any] = {
-        "method": lambda arm: _name(arm, names.count(arm["name"]) > 1),
+    names = rows_names(arms)
+    sizes = {arm["group_a"]["questions"] for arm in arms if arm["group_a"] is not None}
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "method": lambda arm: names[slug(arm)],
         "tokens": _tokens,
         "accuracy": lambda arm: "refused" if arm["error"] is not None else interval(arm["accuracy"]),
         "rank": lambda arm: shown(arm["rank"]),
         "relative": lambda arm: interval(arm["relative"]),
-        "q": lambda arm: NONE if arm["q"] is None else f"{arm['q']:.2g}",
-        "ahead of random": lambda arm: interval(arm["ahead_of_random"]),
+        "q": lambda arm: _p(arm["q"], arm["p"], floor),
+        "ahead of random": lambda arm: interval(arm["ahead_of_random"]) + MARKS[beside_random(arm)],
         "loyalty": lambda arm: interval(arm["loyalty"]),
-        f"group A (n = {hard})" if hard is not None else "group A": lambda arm: interval(
-            None if arm["group_a"] is None else arm["group_a"]["accuracy"]
-        ),
+        f"group A (n = {min(sizes)})" if len(sizes) == 1 else "group A": lambda arm: _group_a(arm, len(sizes) > 1),
     }
     if any(arm["empty"] for arm in arms):
         columns["empty"] = lambda arm: NONE if arm["error"] is not None else str(arm["empty"])
     if latency is not None:
-        columns["time"] = lambda arm: _time(latency, arm)
+        shared = times.of_task(latency, task)
+        columns["time"] = lambda arm: _time(shared, arm)
     return columns
 
 
-def _name(arm: Mapping[str, Any], shared: bool) -> str:
-    """Return what an arm is called, with its settings where another one has its name."""
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(arm["arm"]["settings"].items()))
-    return f"{arm['name']} ({settings})" if shared and settings else arm["name"]
+def _p(value: float | None, p: float | None, floor: float) -> str:
+    """Return a corrected p, as a bound where its p is the least that the flips can give."""
+    if value is None or p is None:
+        return NONE
+    return f"{'≤' if p <= floor * (1 + 1e-6) else ''}{value:.2g}"
+
+
+def _group_a(arm: Mapping[str, Any], sized: bool) -> str:
+    found = arm["group_a"]
+    if found is None:
+        return NONE
+    return interval(found["accuracy"]) + (f" (n = {found['questions']})" if sized else "")
 
 
 def _tokens(arm: Mapping[str, Any]) -> str:
@@ -154,25 +173,6 @@ def _number(value: float | None, decimals: int) -> str:
     return NONE if value is None else f"{value:.{decimals}f}".removesuffix("." + "0" * decimals)
 
 
-def _time(latency: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    from ..latency import ratio
-
-    found = ratio(latency, Arm.from_dict(arm["arm"]), "overall")
+def _time(latency: Mapping[str, Any] | None, arm: Mapping[str, Any]) -> str:
+    found = times.ratio(latency, Arm.from_dict(arm["arm"]), "overall")
     return NONE if found is None else f"{found:.3f}"
-
-
-def _notes(questions: int, arms: Sequence[Mapping[str, Any]], missing: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what has to be known beside the numbers."""
-    if missing:
-        names = [f"{gap['method']} ({'not run' if gap['error'] is None else 'refused'})" for gap in missing]
-        yield f"no sanity baselines: {', '.join(names)}"
-    for arm in arms:
-        if arm["seeds"] > 1:
-            yield f"{arm['name']} = mean of {arm['seeds']} seeds"
-        if arm["error"] is not None:
-            yield f"{arm['name']} refused: {arm['error']}"
-        if arm["empty"]:
-            asked = questions * arm["seeds"]
-            yield f"warning: {arm['empty']} of {asked} answers of {arm['name']} are empty, and count as scored"
-    if any(arm["group_a"] is not None and not arm["group_a"]["questions"] for arm in arms):
-        yield "group A is empty: down-sampled input gets nothing wrong that the unpruned model gets right"

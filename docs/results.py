@@ -26,7 +26,7 @@ PICTURES = Path(__file__).with_suffix("")
 MARKS = {1: " ▲", 0: "", -1: " ▼"}  # beside random at the same budget
 COMMANDS = {
     name: f"evoprune eval {model} --tasks {name} --methods all --keep 0.5,0.25,0.125,0.0625 --set positions=original"
-    f" --latency --output benchmarks/results/eval/{name}"
+    f" --latency --latency-batch 8 --output benchmarks/results/eval/{name}"
     for name, model in {"tiny_scenes": "tiny", "tiny_clips": "tiny-video"}.items()
 }
 TITLES = {"tiny_scenes": "Pictures", "tiny_clips": "Videos"}

@@ -40,9 +40,11 @@ format: $(VENV)/.ready
 	@$(VENV)/bin/python -m ruff check --fix src tests benchmarks examples docs
 	@$(VENV)/bin/python -m ruff format src tests benchmarks examples docs
 
-# What never imports transformers (a test of the package sees to it) is tested once, on the newest.
+# What does not depend on transformers is tested once, on the newest: tensor math, and of evaluation what runs no model.
+ONCE := ops golden $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder paper plots ranks \
+  real_tasks results_page scores statistics summary tables))
 test-oldest: $(OLDEST)/.ready
-	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) --ignore=tests/ops --ignore=tests/golden
+	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(addprefix --ignore=tests/,$(ONCE))
 
 readme: $(VENV)/.ready
 	@$(OFFLINE) $(VENV)/bin/python docs/readme.py

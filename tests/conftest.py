@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import av  # noqa: F401  # before decord, which lmms-eval imports: its FFmpeg hides the encoders of PyAV's
 import pytest
 import torch
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -15,6 +16,9 @@ import torch
 from lmms_eval.api.model import lmms
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
+
+with suppress(ImportError):
+    import av  # noqa: F401  # before decord, which model classes import: its FFmpeg would hide PyAV's codecs
 
 from ...apply import apply
 from ...tiny.defaults import EMBEDDED, defaults, folder

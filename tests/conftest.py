@@ -18,6 +18,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def broken_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lmms-eval switches this off for the whole process when it is imported."""
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", False)
+
+
 @pytest.fixture(scope="session")
 def shared_llava() -> Any:
     return builders.model()

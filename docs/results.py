@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results_harness import harness
 from results_words import NOT, conditions, findings, mark, share
 
 from evoprune.evaluate.arms import FULL, Arm
@@ -24,10 +25,11 @@ FOLDERS = ROOT / "benchmarks" / "results" / "eval"
 PAGE = Path(__file__).with_suffix(".md")
 PICTURES = Path(__file__).with_suffix("")
 MARKS = {1: " ▲", 0: "", -1: " ▼"}  # beside random at the same budget
+MODELS = {"tiny_scenes": "tiny", "tiny_clips": "tiny-video"}
 COMMANDS = {
     name: f"evoprune eval {model} --tasks {name} --methods all --keep 0.5,0.25,0.125,0.0625 --set positions=original"
     f" --latency --latency-batch 8 --output benchmarks/results/eval/{name}"
-    for name, model in {"tiny_scenes": "tiny", "tiny_clips": "tiny-video"}.items()
+    for name, model in MODELS.items()
 }
 TITLES = {"tiny_scenes": "Pictures", "tiny_clips": "Videos"}
 HEAT = 0.25  # the budget of the heat map
@@ -194,7 +196,7 @@ def page(folders: Path = FOLDERS) -> str:
         parts.append(f"Accuracy relative to the unpruned model, by the share of tokens kept{told and f' ({told})'}:")
         parts.append("\n".join(overview(result)))
         parts += [f"![{words}]({PICTURES.name}/{name})\n\n*{words}.*" for name, words in pictures(result).items()]
-        parts += tables(result)
+        parts += [*tables(result), *harness(task, MODELS[task], folders)]
     return "\n\n".join(parts) + "\n"
 
 

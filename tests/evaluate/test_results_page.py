@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +42,7 @@ def page() -> Iterator[Any]:
         yield results
     finally:
         sys.path.remove(str(ROOT / "docs"))
-        for name in ("results", "results_words"):
+        for name in ("results", "results_words", "results_harness"):
             sys.modules.pop(name, None)
 
 
@@ -229,3 +230,20 @@ def test_a_folder_without_a_summary_is_summed_up(page: Any, folders: Path, tmp_p
     build(tmp_path, "tiny_scenes", SCORES)
     (tmp_path / "tiny_scenes" / "summary.json").unlink()
     assert page.load("tiny_scenes", tmp_path).summary == page.load("tiny_scenes", folders).summary
+
+
+def test_harnesses_are_compared_answer_by_answer(page: Any, tmp_path: Path) -> None:
+    build(tmp_path, "tiny_scenes", SCORES)
+    harness = sys.modules["results_harness"]
+    assert harness.differing("tiny_scenes", tmp_path) is None
+    assert "Not measured" in " ".join(harness.harness("tiny_scenes", "tiny", tmp_path))
+    other = tmp_path / f"tiny_scenes{harness.SUFFIX}"
+    shutil.copytree(tmp_path / "tiny_scenes", other)
+    same = harness.differing("tiny_scenes", tmp_path)
+    assert set(same.values()) == {(0, 24)} and len(same) == 1 + 2 * (len(SCORES) + 2) and "tome 0.25" not in same
+    file = other / "answers" / "tiny_scenes" / f"{Arm('fastv', 0.25).slug}.jsonl"
+    lines = file.read_text().splitlines()
+    lines[3] = json.dumps({**json.loads(lines[3]), "text": "another"})
+    file.write_text("\n".join(lines) + "\n")
+    told = list(harness.harness("tiny_scenes", "tiny", tmp_path))[-1]
+    assert "1 differ" in told and "`fastv 0.25` 1 of 24" in told

@@ -60,6 +60,7 @@ def offline(wanted: bool) -> Iterator[None]:
 
 
 def cause(error: BaseException) -> BaseException:
+    """Return what the last of several tries raised, or the error itself."""
     from tenacity import RetryError
 
     return (error.last_attempt.exception() or error) if isinstance(error, RetryError) else error

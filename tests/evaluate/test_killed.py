@@ -15,11 +15,21 @@ from evoprune.evaluate.arms import arms
 from evoprune.evaluate.embedded.runner import Embedded
 from evoprune.evaluate.folder import Folder
 from evoprune.evaluate.sweep import Watcher, sweep
-from evoprune.tiny.benchmark import examples
 
 pytest.importorskip("scipy", reason="statistics need the extra 'eval'")
 
 KILLS = 10
+MODEL = [
+    f"transformers.models.{name}"
+    for name in (
+        "auto.modeling_auto",
+        "auto.processing_auto",
+        "clip.modeling_clip",
+        "llama.modeling_llama",
+        "llava.modeling_llava",
+        "llava.processing_llava",
+    )
+]  # what takes most of the seconds of loading
 CELLS = [("tiny_scenes", arm) for arm in arms(["evoprune", "fastervlm"], [0.25, 0.125])]
 
 
@@ -47,17 +57,21 @@ def run(path: Path, die_at: int, counter: multiprocessing.Value) -> None:
 
 
 def in_process(path: Path, die_at: int = 0) -> tuple[int, int]:
-    """Exit code of a sweep in a process of its own, and its number of events."""
-    fork = multiprocessing.get_context("fork")
-    counter = fork.Value("i", 0)
-    child = fork.Process(target=run, args=(path, die_at, counter))
+    """Exit code of a sweep in a process of its own, and its number of events.
+
+    Not forked from this process: torch's thread pool, once used by another test, does not survive that. A server that
+    has imported this module and computed nothing is forked instead.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__, *MODEL])
+    counter = server.Value("i", 0)
+    child = server.Process(target=run, args=(path, die_at, counter))
     child.start()
-    child.join(120)
+    child.join(300)
     return child.exitcode, counter.value
 
 
 def test_ten_kills_change_nothing(tmp_path):
-    examples("test")  # drawn once, for all children
     code, events = in_process(tmp_path / "whole")
     assert code == 0
     dice = random.Random(11)

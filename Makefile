@@ -3,11 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format test-oldest readme clean help
+.PHONY: demo test lint format test-oldest test-serve readme clean help
 
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+SERVE := .venv-serve
 OLDEST_TRANSFORMERS := 5.17.0
 WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
@@ -22,6 +23,7 @@ help:
 	@echo "make test         the test suite"
 	@echo "make lint         ruff and mypy"
 	@echo "make test-oldest  the test suite on transformers $(OLDEST_TRANSFORMERS)"
+	@echo "make test-serve   the tests of the vLLM plug-in, in an environment of their own"
 	@echo "make format       let ruff sort imports and lay out the code"
 	@echo "make readme       write the generated tables of README.md and docs/performance.md anew"
 	@echo "make clean        remove the environments and the caches"
@@ -45,6 +47,17 @@ ONCE := ops golden $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue com
   real_tasks results_page scores statistics summary tables))
 test-oldest: $(OLDEST)/.ready
 	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(addprefix --ignore=tests/,$(ONCE))
+
+# vLLM wants another torch and transformers, and its engines both cores: one test at a time.
+test-serve: $(SERVE)/.ready
+	@$(TEST_ENV) $(SERVE)/bin/python -m pytest tests/serve
+
+$(SERVE)/.ready: pyproject.toml tests/serve/environment.sh
+	@if ! cat $^ | cmp -s - $@; then \
+	  echo "Setting up $(SERVE): vLLM for the CPU, a few minutes, once"; \
+	  PYTHON=$(PYTHON) tests/serve/environment.sh $(SERVE); \
+	fi
+	@cat $^ > $@
 
 readme: $(VENV)/.ready
 	@$(OFFLINE) $(VENV)/bin/python docs/readme.py
@@ -75,5 +88,5 @@ $(OLDEST)/.ready: $(VENV)/.ready
 	@cp $< $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(OLDEST) $(SERVE) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,14 +53,19 @@ class Tap:
         with torch.no_grad():
             for q, k in self.state.form.sequences(query, key, run):
                 if importance and self.wants_importance and merges:
-                    self.received.append(ops.received_attention(q, k, scaling, key_bias=bias)[:, prefix:])
+                    self.received.append(self._of_all(ops.received_attention(q, k, scaling, key_bias=bias)))
                 if self.wants_keys and merges:
-                    self.keys.append(k.mean(dim=1)[:, prefix:])
+                    self.keys.append(self._of_all(k.mean(dim=1)))
                 if self.wants_feature:  # what CLS looks at, or all tokens where there is no CLS
                     rows = q[:, :, :prefix] if prefix else q
-                    run.received.append(ops.received_attention(rows, k, scaling, key_bias=bias)[:, prefix:])
+                    run.received.append(self._of_all(ops.received_attention(rows, k, scaling, key_bias=bias)))
                 if self.wants_feature_keys:
-                    run.keys.append(k.mean(dim=1)[:, prefix:])
+                    run.keys.append(self._of_all(k.mean(dim=1)))
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """Return means over a layer's heads (B, T, ...) over those of other processes too, prefix off."""
+        values = values[:, self.state.form.prefix :]
+        return values if self.state.over_ranks is None else self.state.over_ranks(values)
 
     def in_one_pass(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: Any
@@ -89,7 +94,7 @@ class Tap:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
         """Return the attention's output (B, T, H, D), as transformers' backends do, and take what pruners need."""
         output, received = ops.attend(query, key, value, scaling, key_bias=bias)
-        self.received.append(received[:, self.state.form.prefix :])
+        self.received.append(self._of_all(received))
         self.look(query, key, scaling, bias, importance=False)
         return output.transpose(1, 2).contiguous()
 

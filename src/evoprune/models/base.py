@@ -16,6 +16,7 @@ from .blocks import BlockSpec, UnsupportedModel, find_blocks
 from .counts import MODALITIES, PIXELS, STAGES, Count, Grid, Modality, Segment, chain
 
 if TYPE_CHECKING:
+    from .attention import Tap
     from .forms import Form
     from .prompt import Layout
     from .state import Run, TowerState
@@ -94,6 +95,16 @@ class Family:
         return self.base.vision_tower
 
     @property
+    def tower_config(self) -> Any:
+        """The config of the vision encoder."""
+        return self.tower.config
+
+    @property
+    def backend(self) -> str:
+        """Name of the attention backend of the vision encoder."""
+        return self.tower_config._attn_implementation
+
+    @property
     def projector(self) -> nn.Module:
         """The module whose input are the features that leave the tower."""
         return self.base.multi_modal_projector
@@ -150,7 +161,7 @@ class Family:
     @property
     def patch_size(self) -> int:
         """Pixels a side of a patch."""
-        return int(self.tower.config.patch_size)  # type: ignore[union-attr,arg-type]
+        return int(self.tower_config.patch_size)
 
     @property
     def unit_side(self) -> int:
@@ -225,7 +236,7 @@ class Family:
 
     def tower_flops(self, grid: Grid, merges: Sequence[int]) -> int:
         """Return the FLOPs of the first ``len(merges)`` layers on one item, `merges` in units."""
-        config: Any = self.tower.config
+        config = self.tower_config
         unit = self.unit_side**2
         return flops.tower(
             self.units(grid) * unit, [unit * r for r in merges], self.width, config.intermediate_size, self.prefix
@@ -234,12 +245,12 @@ class Family:
     @property
     def width(self) -> int:
         """Hidden size of the tower."""
-        return int(self.tower.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        return int(self.tower_config.hidden_size)
 
     @property
     def head_width(self) -> int:
         """Width of one of the tower's attention heads."""
-        config: Any = self.tower.config
+        config = self.tower_config
         heads = getattr(config, "num_attention_heads", None) or config.num_heads
         return self.width // int(heads)
 
@@ -288,6 +299,12 @@ class Family:
     def install(self, state: TowerState, stack: ExitStack) -> None:
         """Install what the family needs besides: around poolings that would miss the grid, for example."""
         return
+
+    def tap(self, block: nn.Module, state: TowerState, layer: int, stack: ExitStack) -> Tap:
+        """Let the attention of `block` be looked into until `stack` closes."""
+        from .attention import install_tap
+
+        return install_tap(getattr(block, self.block.attn), state, layer, stack)
 
     def finish(self, output: Any, modality: Modality, state: TowerState) -> None:
         """Put right what `get_image_features` or `get_video_features` is about to return."""

@@ -20,13 +20,15 @@ def _residual(block: nn.Module, hidden: Tensor, update: Tensor) -> Tensor:
 class BlockSpec:
     """Names of the parts of a pre-norm block ``h = h + attn(norm1(h)); h = h + mlp(norm2(h))``.
 
-    `combine` adds the MLP's output to the residual; a family with LayerScale multiplies here.
+    `combine` adds the MLP's output to the residual; a family with LayerScale multiplies here. `in_place` says that the
+    block adds the residual to the MLP's output in place, which then must have the residual's shape.
     """
 
     attn: str
     norm2: str
     mlp: str
     combine: Callable[[nn.Module, Tensor, Tensor], Tensor] = _residual
+    in_place: bool = False
 
     @property
     def names(self) -> tuple[str, str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention import install_tap
 from .base import Family
 from .chunks import install_chunks
 from .merge_block import MergeBlock
@@ -27,7 +26,7 @@ class Tower:
         self.plan, self.state = plan, state
         self.blocks: list[MergeBlock] = []
         self.stateful: list[Any] = []  # blocks that read what this run has merged so far
-        self.base = tower.config._attn_implementation
+        self.base = family.backend
         self.tapped = False
         self.names = [name for name in inspect.signature(tower.forward).parameters if name != "kwargs"]
         self.part = 0  # 0: no chunks; else the number of the chunk that runs, from 1 on
@@ -43,7 +42,9 @@ class Tower:
         for block in self.stateful:
             # Recomputed in the backward pass, it would read the state of a later layer or forward.
             block.gradient_checkpointing = False
-        wants_all = kwargs.get("output_hidden_states") is True or getattr(module.config, "output_hidden_states", False)
+        wants_all = kwargs.get("output_hidden_states") is True or getattr(
+            self.family.tower_config, "output_hidden_states", False
+        )
         self.state.run_all = bool(wants_all) and not self.state.inside_model
         run = self.state.begin(
             grids, next(v.device for v in arguments.values() if isinstance(v, Tensor)), self.part > 1
@@ -55,7 +56,7 @@ class Tower:
 
     def check(self) -> None:
         """Raise RuntimeError if `set_attn_implementation` was called after apply."""
-        now = self.tower.config._attn_implementation
+        now = self.family.backend
         if self.tapped and now != self.base:
             raise RuntimeError(
                 f"the attention implementation of the vision tower changed from {self.base!r} to {now!r} after the "
@@ -91,7 +92,7 @@ def install_tower(family: Family, plan: Plan, state: TowerState, stack: ExitStac
         wants_feature, wants_feature_keys = last and "importance" in later, last and "keys" in later
         tap = None
         if (merges and needs) or (proportional and i > first) or wants_feature or wants_feature_keys:
-            tap = install_tap(getattr(block, family.block.attn), state, i, stack)
+            tap = family.tap(block, state, i, stack)
             tap.wants_importance = merges and "importance" in needs
             tap.wants_keys = merges and "keys" in needs
             tap.wants_feature, tap.wants_feature_keys = wants_feature, wants_feature_keys

@@ -53,7 +53,7 @@ class Llava(Family):
 
     @property
     def side(self) -> int:
-        return int(self.base.vision_tower.config.image_size) // self.patch_size
+        return int(self.tower_config.image_size) // self.patch_size
 
     def check_call(self, arguments: Mapping[str, Any]) -> None:
         if self._selection(arguments) != self._choice:

@@ -27,6 +27,7 @@ class MergeBlock:
     def __init__(self, block: nn.Module, spec: BlockSpec, state: TowerState, layer: int, tap: Tap | None):
         self.block, self.spec, self.state, self.layer, self.tap = block, spec, state, layer, tap
         self.residual: Tensor | None = None
+        self.unmerged: torch.Size = torch.Size()
         self.update: Tensor | None = None
         self.active = False
 
@@ -49,6 +50,7 @@ class MergeBlock:
         self.active = run.merges_at(self.layer)
         if not self.active:
             return None
+        self.unmerged = hidden.shape
         run.settle(self.state.form)
         scores, keys = self.tap.take(run) if self.tap is not None else (None, None)
         parts = self.state.form.split(hidden, run)
@@ -79,7 +81,7 @@ class MergeBlock:
         if not self.active:
             return None
         self.update = output
-        return output.new_zeros(())
+        return output.new_zeros(self.unmerged if self.spec.in_place else ())
 
     def after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self.active:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class TowerState:
         self.facts: Facts | None = None  # of the prompt in progress, if a pruner reads it
         self.images: tuple[int, ...] = ()  # visual tokens an image of the last call, in the language model
         self.active = True  # until the pruners are removed: somebody may have kept a wrapped forward
+        self.over_ranks: Callable[[Tensor], Tensor] | None = None  # mean over processes that share a layer's heads
         self.encoding = False  # get_image_features or get_video_features runs: a projector follows the tower
 
     def begin(self, grids: Sequence[Grid], device: torch.device, more: bool = False) -> Run:

@@ -80,9 +80,7 @@ def _by_kernel(
     return kernels.attempt("merging", merge_rows, tokens, sizes.float(), *pairs, rows, weights == "equal")
 
 
-def _plain(
-    tokens: Tensor, sizes: Tensor, matching: Matching, weights: Weights, order: Order
-) -> tuple[Tensor, Tensor]:
+def _plain(tokens: Tensor, sizes: Tensor, matching: Matching, weights: Weights, order: Order) -> tuple[Tensor, Tensor]:
     rows, places = _places(matching, order)
     total = sizes.scatter_add(1, matching.target, sizes.gather(1, matching.source))
     if weights == "size":

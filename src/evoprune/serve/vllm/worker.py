@@ -1,0 +1,137 @@
+"""The worker: pictures of one budget at a time go through a tower that merges, in parts that bound its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.base import PIXELS, Family, Modality
+from ...models.features import install_features
+from ...models.hooks import install_tower
+from ...models.plan import Plan
+from ...models.state import TowerState
+from ..options import Options, from_row
+from .family import mean_over_ranks
+from .front import MODALITIES, field
+
+
+class Hooks:
+    """The hooks of one budget on the tower of this rank, until `remove`."""
+
+    def __init__(self, family: Family, options: Options, batch: int):
+        self.options, self.plan = options, Plan(family, options.pruners)
+        self.state = TowerState(self.plan)
+        self.state.over_ranks = mean_over_ranks()
+        self.state.inside_model = self.state.encoding = True
+        with ExitStack() as stack:
+            stack.callback(self.state.close)
+            install_tower(family, self.plan, self.state, stack, batch)
+            family.install(self.state, stack)
+            install_features(family, self.state, stack)
+            self.remove = stack.pop_all().close
+
+
+class Pruned:
+    """A model of vLLM that prunes inside its encoder; stands before one of vLLM's in the bases of a class.
+
+    Features that a client computed itself (`image_embeds`) pass as they are.
+    """
+
+    supports_tower_connector_lora = False  # it counts on as many tokens in the tower as in the prompt
+    _hooks: Hooks | None = None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        options = Options.read(vllm_config.model_config.hf_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._options = options
+        self._most = int(vllm_config.scheduler_config.max_num_batched_tokens)
+        self.use(options)
+
+    def family(self) -> Family:
+        """Return the family that sees this model."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its tower is seen: define family()")
+
+    @property
+    def state(self) -> TowerState:
+        """What the encoder's last run did."""
+        assert self._hooks is not None
+        return self._hooks.state
+
+    def use(self, options: Options) -> TowerState:
+        """Let the tower prune by `options`."""
+        if self._hooks is None or self._hooks.options.to_json() != options.to_json():
+            if self._hooks is not None:
+                self._hooks.remove()
+            family = self.family()
+            self._hooks = Hooks(family, options, self._at_a_time(family))
+        return self._hooks.state
+
+    def _at_a_time(self, family: Family) -> int:
+        """Return how many tiles or frames a native encoder step could have: more, since they are pruned, come in parts.
+
+        vLLM bounds a step by the tokens that leave the encoder; those that enter it decide on its memory.
+        """
+        assert family.grid is not None
+        return max(1, self._most // family.units(family.grid))
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        budgets: dict[Modality, list[int | float | None]] = {}
+        for modality in MODALITIES:
+            rows = kwargs.pop(field(modality), None)
+            if rows is not None:
+                budgets[modality] = [from_row(row) for row in rows.tolist()]
+        if len(budgets) > 1:
+            raise RuntimeError(f"pictures and videos came in one call ({list(kwargs)}), which vLLM never makes")
+        if not budgets:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        ((modality, keeps),) = budgets.items()
+        found: list[Tensor | None] = [None] * len(keeps)
+        for keep in dict.fromkeys(map(_key, keeps)):
+            items = [i for i, one in enumerate(keeps) if _key(one) == keep]
+            state = self.use(self._options.at(keeps[items[0]]))
+            state.modality = modality
+            for item, features in zip(items, self._encode(_of(kwargs, items, len(keeps)), modality), strict=True):
+                found[item] = features
+        return found
+
+    def _encode(self, kwargs: Mapping[str, Any], modality: Modality) -> Sequence[Tensor]:
+        """Return the features of each picture or video of one budget, (K, D) each.
+
+        vLLM cuts off rows for which it has no placeholders, without a word: they are counted here.
+        """
+        features = [one.flatten(0, -2) for one in super().embed_multimodal(**dict(kwargs))]  # type: ignore[misc]
+        if PIXELS[modality] in kwargs:
+            for item, rows in enumerate(features):
+                expected = self._expected(kwargs, modality, item)
+                if len(rows) != expected:
+                    raise RuntimeError(
+                        f"the encoder made {len(rows)} tokens of a {modality} for which the prompt has {expected} "
+                        "placeholders: please report this with the model's name and the options of the server"
+                    )
+        return features
+
+    def _expected(self, kwargs: Mapping[str, Any], modality: Modality, item: int) -> int:
+        plan = self.state.plan
+        pixels = torch.empty(1, *kwargs[PIXELS[modality]][item].shape, device="meta")
+        sizes = kwargs.get("image_sizes")
+        arguments = {PIXELS[modality]: pixels, "image_sizes": None if sizes is None else sizes[item : item + 1]}
+        (segment,) = plan.family.segments(arguments, modality, plan.pruners) or []
+        return segment.count.short
+
+
+def _key(keep: int | float | None) -> str:
+    return repr(keep)  # 1 token and a share of 1.0 are equal numbers
+
+
+def _of(kwargs: Mapping[str, Any], items: Sequence[int], number: int) -> dict[str, Any]:
+    """Return the arguments of some of `number` pictures or videos: every tensor and list has one entry each."""
+    if len(items) == number:
+        return dict(kwargs)
+    return {
+        name: value[list(items)] if isinstance(value, Tensor) else [value[i] for i in items]
+        for name, value in kwargs.items()
+    }

@@ -46,4 +46,5 @@ def harness(task: str, model: str, folders: Path) -> Iterator[str]:
     yield (
         f"{len(found)} arms, {asked} answers: {sum(other for other, _ in found.values())} differ from those of the"
         f" batched runner to the same questions{': ' + ', '.join(odd) if odd else ''}."
+        + (" Fewer frames are chosen there by the harness's own model." if any("frames" in one for one in odd) else "")
     )

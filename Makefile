@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format test-oldest test-serve readme clean help
+.PHONY: demo serve-demo test lint format test-oldest test-serve readme clean help
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 SERVE := .venv-serve
 OLDEST_TRANSFORMERS := 5.17.0
 WORKERS ?= 2
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 # Tests and tables never wait for a network, and every process computes on one thread: with several of them on
 # few cores more threads only get in each other's way.
 OFFLINE := env HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -20,6 +20,7 @@ PYTEST := -m pytest -n $(WORKERS) --dist loadfile
 
 help:
 	@echo "make demo         questions about pictures, answered with and without pruning"
+	@echo "make serve-demo   the embedded model behind vLLM's HTTP API, asked with curl, pruned and unpruned"
 	@echo "make test         the test suite"
 	@echo "make lint         ruff and mypy"
 	@echo "make test-oldest  the test suite on transformers $(OLDEST_TRANSFORMERS)"
@@ -30,6 +31,9 @@ help:
 
 demo: $(VENV)/.ready
 	@$(OFFLINE) $(VENV)/bin/python -m evoprune demo
+
+serve-demo: $(SERVE)/.ready
+	@$(OFFLINE) VLLM_NO_USAGE_STATS=1 $(SERVE)/bin/python examples/serve_demo.py
 
 test: $(VENV)/.ready
 	@$(TEST_ENV) $(VENV)/bin/python $(PYTEST)
@@ -42,9 +46,11 @@ format: $(VENV)/.ready
 	@$(VENV)/bin/python -m ruff check --fix src tests benchmarks examples docs
 	@$(VENV)/bin/python -m ruff format src tests benchmarks examples docs
 
-# What does not depend on transformers is tested once, on the newest: tensor math, and of evaluation what runs no model.
-ONCE := ops golden $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder paper plots ranks \
-  real_tasks results_page scores statistics summary tables))
+# What does not depend on transformers is tested once, on the newest: tensor math, schedules, pages, of evaluation and the
+# command line what runs no model of its own, and the training of the embedded models.
+ONCE := ops golden show $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder killed paper plots \
+  ranks real_tasks results_page scores statistics summary tables)) $(addprefix tiny/test_,$(addsuffix .py,training \
+  video_training)) $(addprefix test_,$(addsuffix .py,cli_eval errata package pruners schedules)) serve/test_bench_server.py
 test-oldest: $(OLDEST)/.ready
 	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(addprefix --ignore=tests/,$(ONCE))
 

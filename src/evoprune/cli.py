@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_measure
+from . import cli_measure, cli_serve
 from ._version import __version__
 from .cli_words import Json, told
 
@@ -140,6 +140,7 @@ def ask(
 app.command()(cli_measure.bench)
 app.command("eval")(cli_measure.evaluate)
 app.command()(cli_measure.compare)
+app.command()(cli_serve.serve)
 
 
 @app.command()

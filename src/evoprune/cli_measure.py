@@ -10,8 +10,11 @@ import typer
 from .cli_words import Json, told
 from .commands.errors import UserError
 
+SERVERS = "Servers that run already"  # a panel of the help
+
 
 def bench(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="A preset (--list), the folder of a model, or tiny, tiny-video.")
     ] = None,
@@ -62,16 +65,50 @@ def bench(
         bool, typer.Option("--resume/--overwrite", help="Go on where --json FILE stopped, or begin anew.")
     ] = True,
     listed: Annotated[bool, typer.Option("--list", help="Show the presets and exit.")] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A pruned server, measured from outside.", rich_help_panel=SERVERS),
+    ] = None,
+    native_server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The same model unpruned, in turns with it.", rich_help_panel=SERVERS),
+    ] = None,
+    concurrency: Annotated[
+        str, typer.Option(help="Clients at a time, each number by itself.", rich_help_panel=SERVERS)
+    ] = "1,4,16,32",
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            help="Of each round: one number, or one for each number of clients.",
+            show_default="3 a client, 16 at least",
+            rich_help_panel=SERVERS,
+        ),
+    ] = None,
+    side: Annotated[int, typer.Option(help="Pixels of the pictures' sides.", rich_help_panel=SERVERS)] = 336,
+    goodput: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS", help="Count answers whose first token comes within this too.", rich_help_panel=SERVERS
+        ),
+    ] = None,
+    client: Annotated[
+        str,
+        typer.Option(
+            help="Who sends: vllm (its `bench serve`), own, or auto: vllm if installed.", rich_help_panel=SERVERS
+        ),
+    ] = "auto",
 ) -> None:
-    """Measure a model with and without pruners, stage by stage, all arms in turn in one run.
+    """Measure a model with and without pruners, stage by stage, all arms in turn in one run; or servers from outside.
 
-    Presets are published architectures at real size with random weights: nothing is downloaded.
+    Presets are published architectures at real size with random weights: nothing is downloaded. With --server, the
+    pruned and the native server get the same pictures and questions in turns, at several numbers of clients.
 
     \b
     Examples:
       evoprune bench tiny --keep 48,24 --methods evoprune,random
       evoprune bench llava-video-7b --stages encoder --frames 2 --keep 64,32,16 --json out.json
       evoprune bench llava-1.5-7b --batch 1,16 --keep 128,64,32 --naive --json out.json --plot out.png
+      evoprune bench --server http://127.0.0.1:8000 --native-server http://127.0.0.1:8001 --json out.json --plot out.png
       evoprune bench --list
     """
     with told():
@@ -81,6 +118,27 @@ def bench(
 
         if listed:
             words.presets(as_json=str(json) == "-")
+            return
+        from .commands import bench_server
+
+        bench_server.refuse_others(_given(context), server)
+        if server is not None:
+            bench_server.run(
+                bench_server.Wanted(
+                    server=server,
+                    native=native_server,
+                    concurrency=concurrency,
+                    requests=requests,
+                    repeats=repeats,
+                    warmup=warmup,
+                    decode_tokens=decode_tokens,
+                    side=side,
+                    seed=seed,
+                    goodput=goodput,
+                    client=client,
+                ),
+                words.Outputs(json=json, csv=csv, plot=plot, overwrite=not resume),
+            )
             return
         if model is None:
             raise UserError(
@@ -112,6 +170,11 @@ def bench(
             ),
             words.Outputs(json=json, csv=csv, plot=plot, overwrite=not resume),
         )
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Names of what stands on the command line, in its order of declaration."""
+    return [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
 
 
 def evaluate(

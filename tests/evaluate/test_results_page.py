@@ -214,7 +214,7 @@ def test_the_page_has_the_facts_the_tables_and_the_pictures_that_there_are(page:
     assert "(results/tiny_scenes-time.svg)" in text and "(results/tiny_clips-time.svg)" not in text
     assert "too few layers" in text and "random = mean of 3 seeds" in text
     assert text.count("**tiny_scenes, ") == 2  # a table a budget
-    assert text.endswith("\n") and "Not measured" not in text
+    assert text.endswith("\n") and text.count("Not measured") == 2  # through lmms-eval, once a folder
     assert text.index("## How to read it") < text.index("## Pictures") < text.index("## Videos")
     assert "corrected for all pairs of arms of the budget" in text and "(results/tiny_scenes-tokens.svg)" in text
 

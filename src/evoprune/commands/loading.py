@@ -100,7 +100,7 @@ def skeleton(name: str, folder: str | None = None) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except BROKEN as error:
-        raise UserError(_missing(name, folder, error)) from error
+        raise UserError(not_found(name, folder, error)) from error
     with refused(ValueError):
         if config.model_type not in {kind for family in FAMILIES for kind in family.model_types}:
             find(_named(config))
@@ -119,7 +119,7 @@ def _named(config: Any) -> torch.nn.Module:
     return type(name, (torch.nn.Module,), {"config": config})()
 
 
-def _missing(name: str, folder: str, error: Exception) -> str:
+def not_found(name: str, folder: str, error: Exception) -> str:
     if os.path.isdir(folder):
         return f"{folder} is no model that transformers can load ({first_line(error)}): check its config.json"
     return (

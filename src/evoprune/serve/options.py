@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,9 @@ from ..pruners import Pruner
 
 KEY = "evoprune"  # in the config of the checkpoint, which `--hf-overrides` adds to
 KEEP = "evoprune_keep"  # among the `mm_processor_kwargs` of a request
+SERVERS_OWN = ("truncation",)  # what vLLM itself adds to them
 STAGES = ("encoder", "feature")
+MOST = 2**31  # no model has as many tokens
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,22 @@ def from_row(row: Sequence[float]) -> int | float | None:
     return None if not kind else float(value) if kind == 2.0 else int(value)
 
 
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse what else a request tells the processor: pixels of another shape would end the engine.
+
+    Raises
+    ------
+    ValueError
+        There is anything but a budget.
+    """
+    odd = sorted(set(arguments) - {KEEP, *SERVERS_OWN})
+    if odd:
+        raise ValueError(
+            f"mm_processor_kwargs has {', '.join(map(repr, odd))}, but a request may set {KEEP} only: leave the rest "
+            "out, or give it to the whole server with --mm-processor-kwargs"
+        )
+
+
 def requested(arguments: Mapping[str, Any]) -> int | float | None:
     """Return the budget in a request's `mm_processor_kwargs`, None where it asks for none.
 
@@ -120,6 +137,6 @@ def requested(arguments: Mapping[str, Any]) -> int | float | None:
     keep = arguments.get(KEEP)
     if keep is None:
         return None
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not math.isfinite(keep):
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not -MOST < keep < MOST:  # not of NaN
         raise ValueError(f"{KEEP}={keep!r} is no budget: give tokens of each picture or frame, or a share in (0, 1]")
     return keep

@@ -10,6 +10,8 @@ A server asks for them by name, so that one without the plug-in refuses to start
 
 from __future__ import annotations
 
+import os
+
 PREFIX = "EvoPrune"
 # Architecture in a checkpoint's config -> module here with a class of that name, `PREFIX` before it.
 NATIVE = {
@@ -18,6 +20,7 @@ NATIVE = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
 }
 BACKEND = "TransformersMultiModalForCausalLM"  # vLLM's Transformers backend, for the same models
+CONNECTOR = "evoprune"  # a value of vLLM's environment variable VLLM_MEDIA_CONNECTOR
 
 
 def register() -> None:
@@ -27,3 +30,5 @@ def register() -> None:
     for name, module in NATIVE.items():
         ModelRegistry.register_model(PREFIX + name, f"{__name__}.{module}:{PREFIX}{name}")
     ModelRegistry.register_model(PREFIX + BACKEND, f"{__name__}.backend:{BACKEND}")
+    if os.environ.get("VLLM_MEDIA_CONNECTOR") == CONNECTOR:
+        from . import media  # noqa: F401  # registers itself

@@ -10,21 +10,25 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import EmbeddingItems, ImageProcessorItems, VideoProcessorItems
+from vllm.multimodal.parse import EmbeddingItems, ImageProcessorItems, ImageSize, VideoProcessorItems
 from vllm.multimodal.processing import PromptReplacement
 
 from ...models.base import Modality
-from ..counts import Counts
-from ..options import KEEP, KEY, Options, requested, to_row
+from ..counts import Counts, check_family
+from ..options import KEEP, KEY, Options, check_arguments, requested, to_row
+from .context import WithoutBudget
 
 MODALITIES: tuple[Modality, ...] = ("image", "video")
 BUDGETS = 64  # sets of counts that are remembered
+THREAD = 200  # length of a picture in widths, above which it is refused
 
 
 def field(modality: str) -> str:
-    """Name of the budgets that travel with the pictures or videos of a request."""
+    """Name of what travels with the pictures or videos of a request: for each its budget, and its placeholders."""
     return f"{KEEP}_{modality}"
 
 
@@ -34,14 +38,18 @@ class PrunedInfo:
     ctx: Any
     get_hf_config: Any
 
-    @cached_property
-    def _options(self) -> Options:
-        return Options.read(self.ctx.model_config.hf_config)
+    def __init__(self, ctx: Any):
+        config = ctx.model_config.hf_config
+        check_family(config)
+        super().__init__(WithoutBudget(ctx.model_config, ctx.tokenizer))  # type: ignore[call-arg]
+        # A budget in the server's own `--mm-processor-kwargs` is the server's.
+        self.own_keep = requested(ctx.get_merged_mm_kwargs({}))
+        self._options = Options.read(config).at(self.own_keep)
 
     @cached_property
     def _counts(self) -> Any:
-        config = self.ctx.model_config.hf_config
-        return lru_cache(maxsize=BUDGETS)(lambda keep, kind: Counts(config, self._options.at(keep)))
+        own = Counts(self.ctx.model_config.hf_config, self._options)
+        return lru_cache(maxsize=BUDGETS)(lambda keep, kind: own.at(keep))
 
     def counts(self, keep: int | float | None = None) -> Counts:
         """Return the counts of a budget, by default the server's; ValueError where the model cannot give it."""
@@ -58,6 +66,28 @@ class PrunedInfo:
     def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
         return self.counts().video(num_frames).count.short
 
+    def get_image_size_with_most_features(self) -> ImageSize:
+        """Return the picture with most tokens of those that are served: vLLM makes room for it.
+
+        Pruned it is one of most tiles, which natively are shrunk and are not the ones with most tokens.
+        """
+        counts, config = self.counts(), self.ctx.model_config.hf_config
+        side = config.vision_config.image_size
+        resolutions = getattr(config, "image_grid_pinpoints", None) or [(side, side)]
+        sizes = [ImageSize(width=width, height=height) for height, width in resolutions]
+        if not counts.pruned:
+            sizes.append(super().get_image_size_with_most_features())  # type: ignore[misc]
+        most = max(sizes, key=lambda size: _tokens(counts, size))
+        counts.image(most.height, most.width)  # says why where no picture can be served
+        return most
+
+
+def _tokens(counts: Counts, size: ImageSize) -> int:
+    try:
+        return counts.image(size.height, size.width).count.short
+    except ValueError:  # of a picture that is refused
+        return 0
+
 
 class PrunedProcessor:
     """Writes as many placeholders as survive; stands before one of vLLM's processors in the bases of a class."""
@@ -65,12 +95,19 @@ class PrunedProcessor:
     info: Any
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        check_arguments(hf_kwargs)
+        check_pictures(mm_items)
         keep = self._requested(hf_kwargs)
+        counts = self.info.counts(keep)
+        numbers = {
+            modality: [placeholders(mm_items, modality, item, counts) for item in range(number)]
+            for modality, number in mm_items.get_all_counts().items()
+            if modality in MODALITIES and number
+        }
         plain = {name: value for name, value in hf_kwargs.items() if name != KEEP}
         found = super()._apply_hf_processor_main(mm_items, plain)  # type: ignore[misc]
-        for modality, number in mm_items.get_all_counts().items():
-            if modality in MODALITIES and number:
-                found[field(modality)] = torch.tensor([to_row(keep)] * number, dtype=torch.float64)
+        for modality, each in numbers.items():
+            found[field(modality)] = torch.tensor([[*to_row(keep), one] for one in each], dtype=torch.float64)
         return found
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
@@ -80,6 +117,8 @@ class PrunedProcessor:
         for modality in MODALITIES:
             if field(modality) in budgets:
                 fields[field(modality)] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
+                # The Transformers backend forgets features that a client made itself.
+                fields.setdefault(f"{modality}_embeds", MultiModalFieldConfig.batched(modality))
         return fields
 
     def _get_prompt_updates(
@@ -99,7 +138,8 @@ class PrunedProcessor:
 
     def _requested(self, arguments: Mapping[str, object]) -> int | float | None:
         """Return the budget of a request, or else the one in the server's own `--mm-processor-kwargs`."""
-        return requested(self.info.ctx.get_merged_mm_kwargs(arguments))
+        keep = requested(arguments)
+        return self.info.own_keep if keep is None else keep
 
 
 def placeholders(mm_items: Any, modality: Modality, item: int, counts: Counts) -> int:
@@ -112,3 +152,25 @@ def placeholders(mm_items: Any, modality: Modality, item: int, counts: Counts) -
         return counts.video(items.get_num_frames(item)).count.short
     size = items.get_image_size(item)
     return counts.image(size.height, size.width).count.short
+
+
+def check_pictures(mm_items: Any) -> None:
+    """Refuse what is no picture, and pictures like threads.
+
+    Of a name (`image_pil` of a request) transformers would open the file or address. A processor that scales the short
+    side to the tower's makes gigabytes of a long one.
+    """
+    items = mm_items.get("image", ())
+    for index in range(0 if isinstance(items, EmbeddingItems) else len(items)):
+        picture = items.get(index)
+        if not isinstance(picture, Image | np.ndarray | torch.Tensor):
+            raise ValueError(
+                f"a picture came as {type(picture).__name__}, which is none: send it as image_url with a data URL "
+                "in base64"
+            )
+        size = items.get_image_size(index)
+        if max(size) > THREAD * min(size):
+            raise ValueError(
+                f"a picture of {size.width} x {size.height} pixels is more than {THREAD} times as long as wide: send a "
+                "part of it, or pad it"
+            )

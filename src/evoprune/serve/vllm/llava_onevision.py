@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from vllm.model_executor.models.llava_onevision import (
     LlavaOnevisionDummyInputsBuilder,
@@ -34,6 +37,20 @@ class EvoPruneLlavaOnevisionForConditionalGeneration(Tiles, LlavaOnevisionForCon
 
     def family(self) -> Family:
         return NativeLlavaOnevision(self)
+
+    def _merge_image_patch_embeddings(self, image_size: Tensor, patch_embeddings: Tensor, **settings: Any) -> Tensor:
+        limit = self.config.vision_aspect_ratio  # vLLM takes anyres_max_9 for granted
+        return super()._merge_image_patch_embeddings(
+            image_size, patch_embeddings, vision_aspect_ratio=limit, **settings
+        )
+
+    def _process_image_pixels(self, inputs: Any) -> Any:
+        pixels = inputs["pixel_values"]
+        if isinstance(pixels, Tensor):
+            return super()._process_image_pixels(inputs)
+        # vLLM projects picture by picture, but the feature stage wants all that has left the tower.
+        features = self._image_pixels_to_features(self.vision_tower, torch.cat(pixels))
+        return list(self.multi_modal_projector(features).split([len(one) for one in pixels]))
 
     def apply_pooling(self, image_features: Tensor, stride: int = 2) -> Tensor:
         return image_features if self.state.run.pruned else super().apply_pooling(image_features, stride)  # type: ignore

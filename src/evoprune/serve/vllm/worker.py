@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...models.base import PIXELS, Family, Modality
+from ...models.base import Family, Modality
 from ...models.features import install_features
 from ...models.hooks import install_tower
 from ...models.plan import Plan
 from ...models.state import TowerState
+from ..counts import check_family
 from ..options import Options, from_row
 from .family import mean_over_ranks
 from .front import MODALITIES, field
@@ -45,6 +45,7 @@ class Pruned:
     _hooks: Hooks | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        check_family(vllm_config.model_config.hf_config)
         options = Options.read(vllm_config.model_config.hf_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._options = options
@@ -58,7 +59,8 @@ class Pruned:
     @property
     def state(self) -> TowerState:
         """What the encoder's last run did."""
-        assert self._hooks is not None
+        if self._hooks is None:
+            raise RuntimeError(f"{type(self).__name__} has no hooks yet: call use(options) first")
         return self._hooks.state
 
     def use(self, options: Options) -> TowerState:
@@ -75,52 +77,41 @@ class Pruned:
 
         vLLM bounds a step by the tokens that leave the encoder; those that enter it decide on its memory.
         """
-        assert family.grid is not None
-        return max(1, self._most // family.units(family.grid))
+        return max(1, self._most // family.tokens_after(()).full)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        budgets: dict[Modality, list[int | float | None]] = {}
-        for modality in MODALITIES:
-            rows = kwargs.pop(field(modality), None)
-            if rows is not None:
-                budgets[modality] = [from_row(row) for row in rows.tolist()]
-        if len(budgets) > 1:
+        given = {modality: kwargs.pop(field(modality)) for modality in MODALITIES if field(modality) in kwargs}
+        if len(given) > 1:
             raise RuntimeError(f"pictures and videos came in one call ({list(kwargs)}), which vLLM never makes")
-        if not budgets:
+        if not given:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
-        ((modality, keeps),) = budgets.items()
+        ((modality, table),) = given.items()
+        rows = table.tolist()  # on the CPU
+        keeps = [from_row(row[:2]) for row in rows]
         found: list[Tensor | None] = [None] * len(keeps)
         for keep in dict.fromkeys(map(_key, keeps)):
             items = [i for i, one in enumerate(keeps) if _key(one) == keep]
             state = self.use(self._options.at(keeps[items[0]]))
             state.modality = modality
             for item, features in zip(items, self._encode(_of(kwargs, items, len(keeps)), modality), strict=True):
+                _check(features, int(rows[item][2]), modality)
                 found[item] = features
         return found
 
-    def _encode(self, kwargs: Mapping[str, Any], modality: Modality) -> Sequence[Tensor]:
-        """Return the features of each picture or video of one budget, (K, D) each.
+    def _encode(self, kwargs: dict[str, Any], modality: Modality) -> Sequence[Tensor]:
+        """Return the features of each picture or video of one budget, (K, D) each."""
+        made = kwargs.get(f"{modality}_embeds")
+        found = super().embed_multimodal(**kwargs) if made is None else made  # type: ignore[misc]
+        return [one.flatten(0, -2) for one in found]
 
-        vLLM cuts off rows for which it has no placeholders, without a word: they are counted here.
-        """
-        features = [one.flatten(0, -2) for one in super().embed_multimodal(**dict(kwargs))]  # type: ignore[misc]
-        if PIXELS[modality] in kwargs:
-            for item, rows in enumerate(features):
-                expected = self._expected(kwargs, modality, item)
-                if len(rows) != expected:
-                    raise RuntimeError(
-                        f"the encoder made {len(rows)} tokens of a {modality} for which the prompt has {expected} "
-                        "placeholders: please report this with the model's name and the options of the server"
-                    )
-        return features
 
-    def _expected(self, kwargs: Mapping[str, Any], modality: Modality, item: int) -> int:
-        plan = self.state.plan
-        pixels = torch.empty(1, *kwargs[PIXELS[modality]][item].shape, device="meta")
-        sizes = kwargs.get("image_sizes")
-        arguments = {PIXELS[modality]: pixels, "image_sizes": None if sizes is None else sizes[item : item + 1]}
-        (segment,) = plan.family.segments(arguments, modality, plan.pruners) or []
-        return segment.count.short
+def _check(features: Tensor, placeholders: int, modality: Modality) -> None:
+    """Refuse another number of rows than the prompt has places for: vLLM cuts off what is too much, without a word."""
+    if len(features) != placeholders:
+        raise RuntimeError(
+            f"the encoder made {len(features)} tokens of a {modality} for which the prompt has {placeholders} "
+            "placeholders: please report this with the model's name and the options of the server"
+        )
 
 
 def _key(keep: int | float | None) -> str:

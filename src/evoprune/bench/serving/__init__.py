@@ -1,0 +1,1 @@
+"""`evoprune bench --server`: what a running server does at several numbers of clients, pruned or not."""

@@ -24,7 +24,7 @@ help:
 	@echo "make test         the test suite"
 	@echo "make lint         ruff and mypy"
 	@echo "make test-oldest  the test suite on transformers $(OLDEST_TRANSFORMERS)"
-	@echo "make test-serve   the tests of the vLLM plug-in, in an environment of their own"
+	@echo "make test-serve   the tests of the vLLM plug-in, in an environment of their own; QUICK=1 for the short ones"
 	@echo "make format       let ruff sort imports and lay out the code"
 	@echo "make readme       write the generated tables of README.md and docs/performance.md anew"
 	@echo "make clean        remove the environments and the caches"
@@ -48,15 +48,18 @@ format: $(VENV)/.ready
 
 # What does not depend on transformers is tested once, on the newest: tensor math, schedules, pages, of evaluation and the
 # command line what runs no model of its own, and the training of the embedded models.
-ONCE := ops golden show $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder killed paper plots \
+ONCE := ops golden show $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder killed lmms_processes paper plots \
   ranks real_tasks results_page scores statistics summary tables)) $(addprefix tiny/test_,$(addsuffix .py,training \
   video_training)) $(addprefix test_,$(addsuffix .py,cli_eval errata package pruners schedules)) serve/test_bench_server.py
 test-oldest: $(OLDEST)/.ready
 	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(addprefix --ignore=tests/,$(ONCE))
 
-# vLLM wants another torch and transformers, and its engines both cores: one test at a time.
+# vLLM wants another torch and transformers, and its engines both cores: one test at a time. QUICK=1 leaves out Ray, the
+# flood of wrong requests and the soak.
+QUICK ?=
 test-serve: $(SERVE)/.ready
-	@$(TEST_ENV) $(SERVE)/bin/python -m pytest tests/serve
+	@test -n "$(QUICK)" || $(SERVE)/bin/python -m pip install $(PIP_FLAGS) "ray[data]>=2.60,<3"
+	@$(TEST_ENV) EVOPRUNE_QUICK=$(QUICK) $(SERVE)/bin/python -m pytest tests/serve/vllm
 
 $(SERVE)/.ready: pyproject.toml tests/serve/environment.sh
 	@if ! cat $^ | cmp -s - $@; then \

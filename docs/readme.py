@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import measured_serving
 from measured import block as measured
 from measured import methods_page, video_page
 
@@ -16,6 +17,7 @@ README = Path(__file__).parents[1] / "README.md"
 VIDEO = Path(__file__).with_name("embedded-video-model.md")
 METHODS = Path(__file__).with_name("methods.md")
 EVALUATION = Path(__file__).with_name("evaluation.md")
+SERVING = Path(__file__).with_name("serving.md")
 
 
 def updated(text: str, name: str, table: str) -> str:
@@ -41,3 +43,6 @@ if __name__ == "__main__":
     METHODS.write_text(text, encoding="utf-8")
     text = EVALUATION.read_text(encoding="utf-8")
     EVALUATION.write_text(updated(text, "benchmarks", benchmarks().strip()), encoding="utf-8")
+    measured_serving.draw()
+    text = SERVING.read_text(encoding="utf-8")
+    SERVING.write_text(updated(text, "serving", measured_serving.block()), encoding="utf-8")

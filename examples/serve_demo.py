@@ -38,6 +38,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; a free one by default")
     port = parser.parse_args().port or free_port()
+    if taken(port):
+        sys.exit(f"port {port} is taken: end that server, or give another --port")
     console = Console(highlight=False)
     asked = benchmark.examples("test")[QUESTION]
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "server.log", port, console):
@@ -49,6 +51,12 @@ def main() -> int:
         print(f"the pruned prompt has {few} tokens and the unpruned one {many}: nothing was pruned", file=sys.stderr)
         return 1
     return 0
+
+
+def taken(port: int) -> bool:
+    """Whether somebody answers there already: it would be asked in place of the demo's server."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -156,6 +156,26 @@ def test_a_broken_off_measurement_goes_on_with_other_pictures(fake: Start, tmp_p
     assert bench(*options, "--json", path).exit_code == 0 and len(native.pictures()) == len(before) + 6
 
 
+def test_a_measurement_that_is_broken_off_twice_shows_no_picture_again(
+    fake: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native, _, options = pair(fake)
+    path = tmp_path / "a.json"
+
+    def broken(*given: Any) -> dict[str, Any]:
+        turn(*given)
+        raise ValueError("cut")
+
+    turn = running._turn
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "_turn", broken)
+        for attempt in (1, 2):
+            assert bench(*options, "--json", path).exit_code == 2
+            assert running.load(path)["attempts"] == attempt
+    assert bench(*options, "--json", path).exit_code == 0
+    assert len(set(native.pictures())) == len(native.pictures())
+
+
 def test_warming_up_shows_other_pictures_and_is_not_counted(fake: Start, tmp_path: Path) -> None:
     native, _, options = pair(fake)
     assert bench(*options, "--warmup", 3, "--json", tmp_path / "a.json").exit_code == 0

@@ -68,7 +68,19 @@ def test_own_values_win_over_defaults() -> None:
         "--max_model_len=512", "--no-x", defaults=defaults, environment={"A": "1"}, present={"A": "2"}
     ).arguments
     assert found[8:] == ("--enforce-eager", "--dtype", "float32", "--max_model_len=512", "--no-x")
-    assert built(present={"VLLM_MEDIA_CONNECTOR": "http"}).environment == {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+    assert built(present={"VLLM_MEDIA_CONNECTOR": "http"}).environment == {
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MAX_IMAGE_PIXELS": "50000000",
+    }
+    assert built(present={"VLLM_MAX_IMAGE_PIXELS": "9"}).environment.get("VLLM_MAX_IMAGE_PIXELS") is None
+
+
+@pytest.mark.parametrize("passed", [("--api-key", "one", "two"), ("--api_key=one",), ("--hf-token", "one")])
+def test_keys_are_not_printed(passed: tuple[str, ...]) -> None:
+    command = built(*passed, "--seed", "1")
+    assert command.arguments[-2 - len(passed) : -2] == passed
+    assert "one" not in command.shell().split("serve")[1] and "..." in command.shell()
+    assert command.shell().endswith("--seed 1")
 
 
 def test_own_overrides_are_merged() -> None:

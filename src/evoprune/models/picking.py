@@ -48,6 +48,7 @@ def picked(state: TowerState, hidden: Tensor, form: Form, runs: Sequence[Run]) -
     values, parts = by_run(hidden, runs), []
     for run, value in zip(runs, values, strict=True):
         run.settle(state.form)
+        _agree(run, state)
         entered = [None] * len(run.groups) if run.entering is None else form.split(run.entering, run)
         units = form.split(value, run)
         parts.append([Part(run, *one) for one in zip(run.groups, units, entered, strict=True)])
@@ -58,6 +59,15 @@ def picked(state: TowerState, hidden: Tensor, form: Form, runs: Sequence[Run]) -
     for run in runs:
         run.cls = run.entering = None
     return _joined([form.join(value, one, run) for value, one, run in zip(values, left, runs, strict=True)])
+
+
+def _agree(run: Run, state: TowerState) -> None:
+    """Let all ranks have the same last digits: sums of what merged may come in another order on each GPU."""
+    if state.over_ranks is None:
+        return
+    for group in run.groups:
+        group.importance = None if group.importance is None else state.over_ranks(group.importance)
+        group.keys = None if group.keys is None else state.over_ranks(group.keys)
 
 
 def _pick(pruner: FeaturePruner, parts: Sequence[Part], form: Form, state: TowerState) -> Sequence[Tensor]:

@@ -22,7 +22,12 @@ OURS = {
     "--model-class-overrides": "not at all, as it would replace the class that prunes",
 }
 # What vLLM may fetch for a request; a user's own values win.
-CAREFUL = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+CAREFUL = {
+    "VLLM_MEDIA_CONNECTOR": CONNECTOR,
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_MAX_IMAGE_PIXELS": "50000000",  # 150 MB as RGB; vLLM's own limit is three and a half times as much
+}
+SECRET = ("--api-key", "--hf-token")  # options whose values are nobody's business
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,24 @@ class Command:
     environment: Mapping[str, str]
 
     def shell(self, program: str = "vllm") -> str:
-        """Return one line that a shell takes."""
+        """Return one line that a shell takes, without keys."""
         words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*words, shlex.join([program, *self.arguments])])
+        return " ".join([*words, shlex.join([program, *_hidden(self.arguments)])])
+
+
+def _hidden(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ... for the values of secret ones."""
+    shown: list[str] = []
+    secret = False
+    for word in arguments:
+        option = word.startswith("--")
+        if option:
+            name, given, _ = word.partition("=")
+            secret = any(one.startswith(name.replace("_", "-")) for one in SECRET) and len(name) > 4
+            shown.append(f"{name}=..." if secret and given else word)
+        else:
+            shown.append("..." if secret else word)
+    return shown
 
 
 def build(wanted: Wanted, architectures: Sequence[str], present: Mapping[str, str]) -> Command:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a config file could say against the command line's pruning without being seen here.
-UNSEEN = ("hf-overrides", "model-impl", "model", "model-class-overrides", "mm-processor-kwargs")
+# What a config file could say that decides on pruning or on where the server is, without being seen here.
+UNSEEN = (
+    "hf-overrides", "model-impl", "model", "model-class-overrides", "mm-processor-kwargs", "host", "port", "uds",
+    "headless", "ssl-keyfile", "ssl-certfile", "root-path", "api-key",
+)  # fmt: skip
 WHOLE = ("--model", "--config")  # begin as others do, and are whole themselves
 
 
@@ -69,7 +72,7 @@ def _head(word: str) -> str:
 def _means(word: str, name: str) -> bool:
     """Whether vLLM's parser takes `word` for the option `name`: underscores, dotted parts and clear beginnings too."""
     given = _head(word).partition(".")[0].replace("_", "-")
-    clear = given not in WHOLE and len(given) > len("--hf-") and given.startswith("--")
+    clear = given not in WHOLE and len(given) > 2 and given.startswith("--")
     return given == name or (clear and name.startswith(given))
 
 
@@ -87,4 +90,4 @@ def _check_file(name: str) -> None:
     keys = [line.partition(":")[0].strip().strip("\"'").replace("_", "-") for line in text.splitlines()]
     for key in keys:
         if key.partition(".")[0] in UNSEEN:
-            raise ValueError(f"--config {name} has {key!r}, which decides on pruning: give it on the command line")
+            raise ValueError(f"--config {name} has {key!r}, which has to be seen here: give it on the command line")

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -31,7 +32,7 @@ def main(arguments: str) -> int:
         return 0
     try:
         found = tokens(told["url"], told["picture"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, HTTPException) as error:
         _say(f"the server answers, but whether it prunes could not be asked ({_reason(error)})")
         return 0
     line, right = verdict(found, told["picture"])
@@ -56,7 +57,7 @@ def wait(url: str, alive: Callable[[], bool]) -> bool:
         try:
             _ask(f"{url}/health", None, PAUSE)
             return True
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):
             time.sleep(PAUSE)
     return False
 

@@ -70,7 +70,7 @@ def addresses(picture: Image.Image) -> Iterator[Wrong]:
         "http://169.254.169.254/latest/meta-data": inside, "http://10.0.0.1/a.png": inside,
         "http://192.168.1.1/": inside,
         "http://[::1]:1/": inside, "http://0/": inside, "http://2130706433/": inside, "http://0x7f000001/": inside,
-        "http://user:secret@127.0.0.1/": inside, "http://127.0.0.1\\@example.com/": "",
+        "http://user:secret@127.0.0.1/": inside, "http://127.0.0.1\\@example.com/": inside,
         "http://[::ffff:127.0.0.1]/": inside,
         "http://no.such.host.invalid/a.png": "cannot be found", "http:///": "cannot be found", "http://[bad": "",
         f"http://{'a' * 300}/": "cannot be found", "ftp://127.0.0.1/a.png": "", "gopher://127.0.0.1/": "",

@@ -71,11 +71,12 @@ class Server:
         return [first, *first.children(recursive=True)]
 
     def resident(self) -> dict[str, int]:
-        """Resident bytes of each process, by name and id."""
+        """Resident bytes of each process, by name and number."""
         found = {}
-        for one in self.processes():
+        for number, one in enumerate(self.processes()):
             try:
-                found[f"{' '.join(one.cmdline())[:24]} {one.pid}"] = one.memory_info().rss
+                program = Path((one.cmdline() or ["?"])[0]).name[:24]
+                found[f"{program} {number}"] = one.memory_info().rss
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
         return found

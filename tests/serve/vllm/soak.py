@@ -113,6 +113,10 @@ async def hang_up(session: aiohttp.ClientSession, server: Server, body: Any, dra
     pieces = draw.randrange(6)
     try:
         answer = await session.post(f"{server.url}/v1/chat/completions", json=body)
+        if answer.status != 200:
+            tally.counts["refused"] += 1
+            answer.close()
+            return
         for _ in range(pieces):
             await answer.content.readline()
         answer.close()  # the connection, not only this answer
@@ -135,7 +139,11 @@ def measure(server: Server, *, clients: int = CLIENTS, seconds: float = SECONDS,
     questions = known(PICTURES, KEEPS)
     tally = asyncio.run(load(server, questions, clients=clients, seconds=seconds, warm=warm))
     means = windows(tally.memory, warm)
-    first, last = tally.memory[0][1], tally.memory[-1][1]
+    if not means:
+        raise ValueError(f"{seconds} s are too short to see memory: give more than {WINDOW:g}")
+    half = means[len(means) // 2 :]
+    moments = {"first": tally.memory[0][1], "last": tally.memory[-1][1]}
+    moments["warm"] = next(processes for when, processes in tally.memory if when >= warm)
     return {
         "clients": clients,
         "seconds": seconds,
@@ -146,8 +154,11 @@ def measure(server: Server, *, clients: int = CLIENTS, seconds: float = SECONDS,
         "resident_mib": {
             "windows": [round(one / 2**20, 1) for one in means],
             "growth": (max(means) - means[0]) / means[0],
-            "first": {name: round(size / 2**20, 1) for name, size in first.items()},
-            "last": {name: round(size / 2**20, 1) for name, size in last.items()},
+            "late_growth": (half[-1] - half[0]) / half[0],
+            **{
+                moment: {name: round(size / 2**20, 1) for name, size in processes.items()}
+                for moment, processes in moments.items()
+            },
         },
     }
 

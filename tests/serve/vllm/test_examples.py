@@ -56,7 +56,9 @@ def arguments(folder: Path, output: str) -> list[str]:
 def start(*words: str) -> subprocess.CompletedProcess[str]:
     # Ray reports its use, and gives way to every other process.
     ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env={**os.environ, **ray})
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env={**os.environ, **ray}, timeout=1800
+    )
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

@@ -128,6 +128,24 @@ def test_options_and_budgets_enter_the_hash(kind: str, architecture: str) -> Non
     assert processed(processor, text, data)["mm_hashes"]["image"][0] == found[0]
 
 
+@pytest.mark.parametrize("architecture", ["llava_next", "backend"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_names_that_clients_give_say_nothing_of_options_nor_without_a_cache_of_pixels(
+    architecture: str, cached: bool
+) -> None:
+    def named(keep: int, picture: Picture) -> str:
+        config, processor = front("next", architecture, evoprune.EvoPrune(keep=keep))
+        items = processor.info.parse_mm_data({"image": [draw(picture)]})
+        cache = MultiModalProcessorOnlyCache(config.model_config) if cached else None
+        found = processor("a <image> b", items, {"image": ["mine"]}, cache=cache)
+        return found["mm_hashes"]["image"][0]
+
+    first = named(16, Picture(20, 90, 1))
+    assert first == named(16, Picture(20, 90, 1)) and first != named(17, Picture(20, 90, 1))
+    # With a cache the first picture of a name is taken for all others, placeholders and features alike.
+    assert (first == named(16, Picture(61, 61, 2))) is cached
+
+
 def test_one_token_and_a_share_of_one_are_two_budgets() -> None:
     _, processor = front("llava", "llava", evoprune.FasterVLM(keep=16))
     text, data = asked()

@@ -182,10 +182,25 @@ def test_parts_make_the_features_of_the_whole(worker: Any) -> None:
     try:
         worker.use(Options.of([evoprune.FasterVLM(keep=1)]))  # so that the next one begins anew
         parts = encoded(worker, values, KEEP)
+        assert len(worker.state.runs["image"]) == 4  # 7 pictures by 2
     finally:
         worker._most = before
         worker.use(Options.of([evoprune.FasterVLM(keep=1)]))
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_sizes_bias_the_attention_whatever_backend_vllm_has(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    other, values = Options.of([evoprune.FasterVLM(keep=1)]), pixels(3)
+    worker._options = Options.of([evoprune.ToMe(keep=KEEP)])
+    whole = encoded(worker, values, KEEP)
+    for name, module in worker.named_modules():
+        if "vision_tower" in name and hasattr(module, "attn_backend"):
+            monkeypatch.setattr(module, "attn_backend", AttentionBackendEnum.FLASH_ATTN)
+    worker.use(other)  # so that the next one begins anew
+    torch.testing.assert_close(encoded(worker, values, KEEP), whole, atol=1e-5, rtol=1e-5)
+    worker.use(other)
 
 
 @pytest.mark.parametrize("number", [KEEP - 1, KEEP + 1])

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from vllm.exceptions import VLLMUnprocessableEntityError
+from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media.image import ImageMediaIO
 
 from evoprune.serve.vllm import media
@@ -15,6 +15,7 @@ from evoprune.serve.vllm import media
 NAMES = {
     "pictures.example": ["93.184.216.34"],
     "inside.example": ["10.0.0.1"],
+    "10.0.0.1": ["10.0.0.1"],
     "both.example": ["93.184.216.34", "127.0.0.1"],
     "six.example": ["2606:2800:220:1::1"],
     "local.example": ["fe80::1%eth0"],
@@ -59,7 +60,7 @@ both_ways = pytest.mark.parametrize("waiting", [True, False])
 
 
 @both_ways
-@pytest.mark.parametrize("host", ["inside.example", "both.example", "local.example"])
+@pytest.mark.parametrize("host", ["inside.example", "both.example", "local.example", "10.0.0.1\\@pictures.example"])
 def test_own_network_is_left_alone(host: str, waiting: bool) -> None:
     connection = Connection()
     with pytest.raises(ValueError, match="inside the server's own network"):
@@ -89,13 +90,13 @@ def test_allowed_hosts_are_vllms_own_matter(waiting: bool) -> None:
 @both_ways
 @pytest.mark.parametrize("error", [ConnectionRefusedError("refused"), TimeoutError(), RuntimeError("odd")])
 def test_what_cannot_be_fetched_is_the_requests_fault(error: Exception, waiting: bool) -> None:
-    with pytest.raises(VLLMUnprocessableEntityError, match="cannot be read"):
+    with pytest.raises(VLLMValidationError, match="cannot be read"):
         fetch("http://pictures.example/a.png", Connection(error), waiting)
 
 
 @both_ways
 def test_files_are_not_read(waiting: bool) -> None:
-    with pytest.raises(VLLMUnprocessableEntityError, match="allowed-local-media-path"):
+    with pytest.raises(VLLMValidationError, match="allowed-local-media-path"):
         fetch("file:///etc/hosts", Connection(), waiting)
 
 

@@ -28,7 +28,7 @@ def start(plugins: str) -> subprocess.CompletedProcess[str]:
     command = build(wanted, ["LlavaForConditionalGeneration"], {})
     environment = {**os.environ, **command.environment, "VLLM_PLUGINS": plugins}
     words = [sys.executable, "-c", START, *command.arguments]
-    return subprocess.run(words, env=environment, capture_output=True, text=True)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def test_architecture_is_unknown_without_the_plugin() -> None:

@@ -132,6 +132,7 @@ def measure(
             if (turn, clients) in done:
                 continue
             if not warm:
+                write(result, path)  # the attempt: one that is broken off has shown its pictures to the servers
                 _warm_up(servers, plan, client, (*base, WARM, attempt), advance)
                 warm = True
             asked = prompts(requests, *base, 2 + turn, clients, attempt, side=plan.side)
@@ -204,10 +205,16 @@ def resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
         It has another plan, client or server than `fresh`: figures of both would stand in one table.
     """
     found = load(path)
-    for name in ("plan", "client", "servers"):
-        if found[name] != fresh[name]:
+    facts = [name for name in ("keep", "dtype", "model", "commands") if name in fresh]
+    for name in ("plan", "client", "servers", *facts):
+        if found.get(name) != fresh[name]:
             raise ValueError(
-                f"{path} was measured with another {name} ({found[name]}) than this one ({fresh[name]}): choose "
+                f"{path} was measured with another {name} ({found.get(name)}) than this one ({fresh[name]}): choose "
                 "another file, or begin anew with --overwrite"
             )
+    was, now = (one["manifest"].get("commit") for one in (found, fresh))
+    if was != now:
+        raise ValueError(
+            f"{path} was begun at commit {was}, and this is {now}: choose another file, or begin anew with --overwrite"
+        )
     return found

@@ -98,6 +98,13 @@ def notes(result: dict[str, Any]) -> list[str]:
         for arm in cell["arms"].values():
             for name, number in arm["cache_hits"].items():
                 hits[name] = hits.get(name, 0.0) + number
+    if {PRUNED, NATIVE} <= result["servers"].keys():
+        slow = behind(result)
+        told.append(
+            f"In requests a second pruned is not ahead at {', '.join(map(str, slow))} clients."
+            if slow
+            else "In requests a second pruned is ahead at every number of clients."
+        )
     told += [f"{name}: {number:.0f}, so caches answered for some of it." for name, number in hits.items() if number]
     return told
 

@@ -33,10 +33,12 @@ class Native:
 
     @property
     def backend(self) -> str:
-        """``"sdpa"`` where vLLM's attention is torch's, in whose place `ops.attend` may stand; its own name else."""
+        """``"sdpa"`` where vLLM's attention is torch's, in whose place `ops.attend` may stand; ``"vllm"`` else.
+
+        Whichever that is, layers with a bias go through torch's (`install`).
+        """
         attention: Any = getattr(self.blocks[0], self.block.attn).attn
-        name = attention.attn_backend.name.lower()
-        return "sdpa" if name == "torch_sdpa" else name
+        return "sdpa" if attention.attn_backend.name == "TORCH_SDPA" else "vllm"
 
     @property
     def feature_layers(self) -> tuple[int, ...]:

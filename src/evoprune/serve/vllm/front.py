@@ -6,7 +6,9 @@ end the engine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -94,6 +96,19 @@ class PrunedProcessor:
 
     info: Any
 
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """Return the names under which features are cached, with the options in those that a client has given too.
+
+        Without a processor cache vLLM takes a client's name (uuid) for the picture: another picture of that name would
+        get the features of the first.
+        """
+        given = [item for items in inputs.mm_data_items.values() for item in items.get_all_items_for_hash()]
+        if inputs.cache is None and all(item is not None for item in given):
+            inputs = replace(inputs, mm_uuid_items=None)
+        tag = hashlib.sha256(self.info.model_id.encode()).hexdigest()[:16]
+        found = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        return {modality: [f"{one}-{tag}" for one in each] for modality, each in found.items()}
+
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         check_arguments(hf_kwargs)
         check_pictures(mm_items)
@@ -149,6 +164,11 @@ def placeholders(mm_items: Any, modality: Modality, item: int, counts: Counts) -
     if isinstance(items, EmbeddingItems):
         return items.get_feature_size(item)
     if modality == "video":
+        if isinstance(items.get(item), tuple):
+            raise ValueError(
+                "the video processor of this checkpoint draws frames itself, so that they cannot be counted before: "
+                "set do_sample_frames to false in its config, and send the frames that you want"
+            )
         return counts.video(items.get_num_frames(item)).count.short
     size = items.get_image_size(item)
     return counts.image(size.height, size.width).count.short

@@ -24,6 +24,12 @@ from .llava_next import Tiles
 class Info(PrunedInfo, LlavaOnevisionProcessingInfo):
     """Counts of LLaVA-OneVision."""
 
+    def _get_max_video_frames(self, max_tokens: int) -> int:
+        one, two = (
+            self.counts().video(frames).count.short for frames in (1, 2)
+        )  # vLLM's own counts up, frame by frame
+        return max(0, (max_tokens - one) // (two - one) + 1)
+
 
 class Processor(PrunedProcessor, LlavaOnevisionMultiModalProcessor):
     """Placeholders of LLaVA-OneVision."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
-from vllm.exceptions import VLLMClientError, VLLMUnprocessableEntityError
+from urllib3.util import parse_url
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 from vllm.multimodal.media.connector import MediaConnector
 
@@ -22,7 +22,10 @@ from . import CONNECTOR
 
 @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)
 class Connector(MediaConnector):
-    """vLLM's loader that blames the request for what is wrong with it, and stays away from the server's own network."""
+    """vLLM's loader that blames the request for what is wrong with it, and stays away from the server's own network.
+
+    A name whose address changes between the look and the fetch is not caught.
+    """
 
     def load_from_url(self, url: str, media_io: Any, **settings: Any) -> Any:
         with blamed(url):
@@ -38,7 +41,7 @@ class Connector(MediaConnector):
         """Refuse hosts inside the server's network, unless vLLM is told which hosts are allowed."""
         if url[:4].lower() != "http" or self.allowed_media_domains:
             return
-        host = urlsplit(url).hostname or ""
+        host = (parse_url(url).hostname or "").strip("[]")  # as vLLM reads it, whatever other parsers make of it
         if any(not ip_address(address).is_global for address in addresses(host)):
             raise ValueError(
                 f"the host {host!r} is inside the server's own network, from which it fetches nothing: send the "
@@ -57,14 +60,14 @@ def addresses(host: str) -> list[str]:
 
 @contextmanager
 def blamed(url: str) -> Iterator[None]:
-    """Turn every failure to get what a request names into HTTP 4xx with a sentence."""
+    """Turn every failure to get what a request names into HTTP 400 with a sentence."""
     try:
         yield
     except (ValueError, VLLMClientError):
         raise  # vLLM answers these with 4xx
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise VLLMUnprocessableEntityError(
+        raise VLLMValidationError(
             f"what {url[:64]!r} names cannot be read ({reason[:240]}): send a whole PNG, JPEG or WebP as a data URL "
             "in base64",
             parameter="url",

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
+from vllm.model_executor.models.utils import StageMissingLayer
 
 from ...models.base import Family, Modality
 from ...models.features import install_features
@@ -42,19 +43,28 @@ class Pruned:
     """
 
     supports_tower_connector_lora = False  # it counts on as many tokens in the tower as in the prompt
+    config: Any
     _hooks: Hooks | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         check_family(vllm_config.model_config.hf_config)
         options = Options.read(vllm_config.model_config.hf_config)
+        if vllm_config.compilation_config.compile_mm_encoder:
+            raise ValueError("compile_mm_encoder compiles the encoder without the hooks that prune in it: leave it out")
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._options = options
         self._most = int(vllm_config.scheduler_config.max_num_batched_tokens)
-        self.use(options)
+        if self._encodes():
+            self.use(options)
 
     def family(self) -> Family:
         """Return the family that sees this model."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its tower is seen: define family()")
+
+    def _encodes(self) -> bool:
+        """Whether there is a tower: vLLM builds none for a server of text, or of features made elsewhere."""
+        tower = next(module for name, module in self.named_modules() if name.endswith("vision_tower"))  # type: ignore
+        return not isinstance(tower, StageMissingLayer)
 
     @property
     def state(self) -> TowerState:
@@ -68,6 +78,7 @@ class Pruned:
         if self._hooks is None or self._hooks.options.to_json() != options.to_json():
             if self._hooks is not None:
                 self._hooks.remove()
+                self._hooks = None  # should the next ones fail
             family = self.family()
             self._hooks = Hooks(family, options, self._at_a_time(family))
         return self._hooks.state
@@ -77,22 +88,30 @@ class Pruned:
 
         vLLM bounds a step by the tokens that leave the encoder; those that enter it decide on its memory.
         """
-        return max(1, self._most // family.tokens_after(()).full)
+        resolutions = getattr(self.config, "image_grid_pinpoints", None) or ()
+        side = family.tower_config.image_size
+        largest = 1 + max(((height // side) * (width // side) for height, width in resolutions), default=0)
+        return max(largest, self._most // family.tokens_after(()).full)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         given = {modality: kwargs.pop(field(modality)) for modality in MODALITIES if field(modality) in kwargs}
         if len(given) > 1:
             raise RuntimeError(f"pictures and videos came in one call ({list(kwargs)}), which vLLM never makes")
         if not given:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            if kwargs:
+                raise RuntimeError(
+                    f"pictures came without {field('image')} ({', '.join(kwargs)}): front end and worker are of "
+                    "different versions of evoprune"
+                )
+            return super().embed_multimodal()  # type: ignore[misc]
         ((modality, table),) = given.items()
         rows = table.tolist()  # on the CPU
         keeps = [from_row(row[:2]) for row in rows]
         found: list[Tensor | None] = [None] * len(keeps)
         for keep in dict.fromkeys(map(_key, keeps)):
             items = [i for i, one in enumerate(keeps) if _key(one) == keep]
-            state = self.use(self._options.at(keeps[items[0]]))
-            state.modality = modality
+            if self._encodes():
+                self.use(self._options.at(keeps[items[0]])).modality = modality
             for item, features in zip(items, self._encode(_of(kwargs, items, len(keeps)), modality), strict=True):
                 _check(features, int(rows[item][2]), modality)
                 found[item] = features

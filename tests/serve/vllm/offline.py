@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import torch
 from PIL import Image
 
 import evoprune
-from evoprune import tiny
 from evoprune.tiny import benchmark
+
+from . import checkpoints, engines
 
 TOKENS = 8  # as `serving.chat` asks for
 
@@ -37,11 +36,6 @@ class Known:
     tokens: tuple[int, ...]
 
 
-@lru_cache(maxsize=1)
-def model() -> tuple[Any, Any]:
-    return tiny.load()
-
-
 def known(number: int, keeps: Sequence[int | float | None], served: float = 0.25) -> list[Known]:
     """Return questions about `number` scenes with what transformers answers, the budgets in turn."""
     examples = {one.scene: one for one in benchmark.examples("test", number)}
@@ -54,12 +48,13 @@ def known(number: int, keeps: Sequence[int | float | None], served: float = 0.25
 
 def answered(question: str, picture: Image.Image, keep: int | float | None, served: float = 0.25) -> Known:
     """Return one question with what transformers answers."""
-    network, processor = model()
+    _, network, processor = checkpoints.embedded("image")
     words = benchmark.prompt(processor, question)
     inputs = processor(text=words, images=picture, return_tensors="pt", add_special_tokens=False)
     budget = served if keep is None else keep
     whole = budget == 1.0 and isinstance(budget, float)
-    with nullcontext() if whole else evoprune.apply(network, evoprune.EvoPrune(keep=budget)) as handle, torch.no_grad():
+    pruned = nullcontext() if whole else evoprune.apply(network, evoprune.EvoPrune(keep=budget))
+    with engines.undecorated(network), pruned as handle, torch.no_grad():
         out = network.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
         left = 196 if handle is None else handle.stats.visual_tokens[0]
     length = inputs["input_ids"].shape[1]

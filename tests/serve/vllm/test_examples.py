@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import evoprune
-from evoprune import tiny
 from evoprune.tiny.benchmark import examples, picture, prompt
+
+from . import checkpoints
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 QUESTIONS = 12
@@ -106,7 +107,7 @@ def test_failures_are_recorded_and_touch_no_other_row(folder: Path) -> None:
 
 
 def test_answers_are_those_of_the_model_pruned_without_a_server(folder: Path) -> None:
-    model, processor = tiny.load()
+    _, model, processor = checkpoints.embedded("image")
     asked = examples("test")[:QUESTIONS]
     compared = 0
     with evoprune.apply(model, evoprune.EvoPrune(keep=KEEP)):

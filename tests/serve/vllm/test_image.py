@@ -195,11 +195,12 @@ def test_sizes_bias_the_attention_whatever_backend_vllm_has(worker: Any, monkeyp
     other, values = Options.of([evoprune.FasterVLM(keep=1)]), pixels(3)
     worker._options = Options.of([evoprune.ToMe(keep=KEEP)])
     whole = encoded(worker, values, KEEP)
-    for name, module in worker.named_modules():
-        if "vision_tower" in name and hasattr(module, "attn_backend"):
-            monkeypatch.setattr(module, "attn_backend", AttentionBackendEnum.FLASH_ATTN)
     worker.use(other)  # so that the next one begins anew
-    torch.testing.assert_close(encoded(worker, values, KEEP), whole, atol=1e-5, rtol=1e-5)
+    with monkeypatch.context() as patched:
+        for name, module in worker.named_modules():
+            if "vision_tower" in name and hasattr(module, "attn_backend"):
+                patched.setattr(module, "attn_backend", AttentionBackendEnum.FLASH_ATTN)
+        torch.testing.assert_close(encoded(worker, values, KEEP), whole, atol=1e-5, rtol=1e-5)
     worker.use(other)
 
 

@@ -141,11 +141,11 @@ def test_two_implementations_are_refused() -> None:
         built(implementation="jax")
 
 
-@pytest.mark.parametrize("key", ["hf-overrides", "hf_overrides.evoprune.keep", "model-impl", "model"])
+@pytest.mark.parametrize("key", ["hf-overrides", "hf_overrides.evoprune.keep", "model-impl", "model", "port"])
 def test_config_file_does_not_decide(tmp_path: Path, key: str) -> None:
     file = tmp_path / "vllm.yaml"
-    file.write_text(f"port: 9000\n{key}: x\n")
-    with pytest.raises(ValueError, match="decides on pruning"):
+    file.write_text(f"seed: 1\n{key}: x\n")
+    with pytest.raises(ValueError, match=f"has {key.replace('_', '-')!r}, which has to be seen here"):
         built("--config", str(file))
     file.write_text("max-model-len: 512\n")
     assert built("--config", str(file)).arguments[-2:] == ("--config", str(file))

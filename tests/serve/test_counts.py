@@ -91,10 +91,14 @@ def test_a_picture_has_the_tokens_that_the_encoder_makes(kind: str, pruners: Any
 @pytest.mark.parametrize("keep", [7, 0.5, 1.0, 16])
 def test_a_video_has_the_tokens_that_the_encoder_makes(frames: int, keep: int | float) -> None:
     pruners = (evoprune.EvoPrune(keep=keep),)
-    side = llava_onevision.PIXELS
-    with torch.inference_mode(), evoprune.apply(model("onevision"), list(pruners)):
-        (made,) = model("onevision").get_video_features(torch.rand(1, frames, 3, side, side)).pooler_output
-    assert counts("onevision", pruners).video(frames).count.short == len(made)
+    clip = torch.rand(1, frames, 3, llava_onevision.PIXELS, llava_onevision.PIXELS)
+    with torch.inference_mode():
+        (native,) = model("onevision").get_video_features(clip).pooler_output
+        with evoprune.apply(model("onevision"), list(pruners)):
+            (made,) = model("onevision").get_video_features(clip).pooler_output
+    count = counts("onevision", pruners).video(frames).count
+    later = count.full - len(native)  # transformers 5.17 puts the newline behind a video later
+    assert later in (0, 1) and count.short == len(made) + later
 
 
 def test_another_budget_has_counts_of_its_own() -> None:

@@ -48,9 +48,12 @@ format: $(VENV)/.ready
 
 # What does not depend on transformers is tested once, on the newest: tensor math, schedules, pages, of evaluation and the
 # command line what runs no model of its own, and the training of the embedded models.
-ONCE := ops golden show $(addprefix evaluate/test_,$(addsuffix .py,arms catalogue compare export folder killed lmms_processes paper plots \
-  ranks real_tasks results_page scores statistics summary tables)) $(addprefix tiny/test_,$(addsuffix .py,training \
-  video_training)) $(addprefix test_,$(addsuffix .py,cli_eval errata package pruners schedules)) serve/test_bench_server.py
+ONCE := ops golden show $(addsuffix .py,\
+  $(addprefix evaluate/test_,arms catalogue compare export folder killed lmms_processes paper plots ranks real_tasks \
+    results_page scores statistics summary tables) \
+  $(addprefix tiny/test_,training video_training) \
+  $(addprefix serve/test_,batch_rows bench_server command options probe) \
+  $(addprefix test_,cli_eval errata package pruners schedules))
 test-oldest: $(OLDEST)/.ready
 	@$(TEST_ENV) $(OLDEST)/bin/python $(PYTEST) $(addprefix --ignore=tests/,$(ONCE))
 

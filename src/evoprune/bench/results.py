@@ -37,14 +37,17 @@ def load(path: str | Path) -> dict[str, Any]:
     ValueError
         The file cannot be read, is no result of `evoprune bench`, or was written in another version of its format.
     """
-    path, wanted = Path(path), "give a file written by `evoprune bench --json`"
+    return check(read(Path(path), "give a file written by `evoprune bench --json`"), str(path))
+
+
+def read(path: Path, wanted: str) -> Any:
+    """Return the JSON in a file; ValueError that ends with what is `wanted` where it cannot be read or is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {wanted}") from error
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}): {wanted}") from error
-    return check(data, str(path))
 
 
 def check(data: Any, name: str = "this object") -> dict[str, Any]:

@@ -120,6 +120,7 @@ def _named(config: Any) -> torch.nn.Module:
 
 
 def not_found(name: str, folder: str, error: Exception) -> str:
+    """Return one sentence on a model that cannot be loaded from `folder`, for which `name` was written."""
     if os.path.isdir(folder):
         return f"{folder} is no model that transformers can load ({first_line(error)}): check its config.json"
     return (

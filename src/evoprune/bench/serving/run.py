@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..manifest import manifest
+from ..results import read
 from .client import Client
 from .prompts import Prompt, prompts
 from .samples import good
@@ -185,12 +186,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Return the result in the file at `path`; ValueError where it is none."""
     wanted = "give a file that `evoprune bench --server` wrote"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): {wanted}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): {wanted}") from error
+    data = read(path, wanted)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{path} is no result in the format {FORMAT!r}: {wanted}, or measure it anew")
     return data
